@@ -69,6 +69,8 @@ class TokenBatch:
     advantage: Float[Array, "P G T"]
     old_logp: Float[Array, "P G T"] | None = None
     """None: the policy that sampled is the policy that learns (one update per rollout)."""
+    sampler_logp: Float[Array, "P G T"] | None = None
+    """What the sampler said; only a metric compares it with the trainer's own log-probs."""
     ref_logp: Float[Array, "P G T"] | None = None
     """None: no KL estimator in the loss."""
     ref_hidden: Float[Array, "P G T D"] | None = None

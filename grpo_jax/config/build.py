@@ -1,0 +1,195 @@
+"""A run built from its configuration: every mistake a user can make shows here, before anything is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo_jax.config.error import ConfigError, problem
+from grpo_jax.config.load import to_dict
+from grpo_jax.config.objective import build_objective
+from grpo_jax.config.schema import Config
+from grpo_jax.core import sft
+from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, arithmetic, encode_prompts, read_jsonl
+from grpo_jax.mesh import make_mesh
+from grpo_jax.models import DecoderConfig
+from grpo_jax.rewards import Reward, resolve
+from grpo_jax.rollout import Sampler
+from grpo_jax.train.learner import Learner
+from grpo_jax.train.optimizer import make_optimizer, make_schedule
+from grpo_jax.train.run import Evaluation, Rolling, Run, WarmUp
+
+
+def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = None) -> Run:
+    """Returns the run that a configuration describes.
+
+    Args:
+      config: from `load`.
+      rewards: reward functions in place of the configured ones, each with weight 1.
+
+    Raises:
+      ConfigError: a name that does not exist, or a contradiction between fields.
+      ValueError: data that does not fit: a missing file or column, a prompt beyond its limit, a character that the
+        tokenizer lacks, fewer devices than the mesh asks for.
+    """
+    objective = build_objective(config.objective)
+    if objective.advantage is None:
+        raise ConfigError(
+            [problem("objective", config.objective, "one with an advantage", "choose grpo; warmup.steps is supervised")]
+        )
+    train_data, test_data = _data(config)
+    tokenizer = CharTokenizer(_alphabet(config))
+    for data in (train_data, test_data):
+        if data is not None:
+            encode_prompts(data.prompts(range(len(data))), tokenizer, length=config.data.prompt_length)
+    updates = config.train.steps * config.train.epochs * config.train.minibatches
+    optimizer = config.optimizer
+    schedule = make_schedule(
+        learning_rate=optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        schedule=optimizer.schedule,
+        updates=updates,
+    )
+    learner = Learner(
+        model=_model(config, tokenizer.vocab_size),
+        objective=objective,
+        optimizer=_optimizer(config, schedule),
+        temperature=config.sampling.temperature,
+        logprob_chunk=config.model.logprob_chunk,
+        minibatches=config.train.minibatches,
+        epochs=config.train.epochs,
+        micro_prompts=config.train.micro_prompts,
+    )
+    return Run(
+        seed=config.seed,
+        out=Path(config.out),
+        resume=config.resume,
+        description=to_dict(config),
+        mesh=make_mesh(**to_dict(config)["mesh"]),
+        learner=learner,
+        schedule=schedule,
+        warm_up=_warm_up(config, learner, train_data),
+        tokenizer=tokenizer,
+        train_data=train_data,
+        test_data=test_data,
+        prompt_length=config.data.prompt_length,
+        rolling=Rolling(
+            group=config.sampling.group,
+            max_tokens=config.sampling.max_tokens,
+            check_every=config.sampling.check_every,
+        ),
+        rewards=_rewards(config) if rewards is None else tuple(Reward(function) for function in rewards),
+        reward_workers=config.reward_workers,
+        reward_deadline=config.reward_deadline,
+        steps=config.train.steps,
+        prompts=config.train.prompts,
+        reference_every=config.train.reference_every,
+        evaluation=Evaluation(
+            every=config.eval.every,
+            samples=config.eval.samples,
+            sampler=Sampler(
+                temperature=config.sampling.temperature,
+                top_k=config.eval.top_k,
+                top_p=config.eval.top_p,
+                min_p=config.eval.min_p,
+            ),
+            answer_after=config.eval.answer_after,
+        ),
+        checkpoint_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+    )
+
+
+def _data(config: Config) -> tuple[Dataset, Dataset | None]:
+    data = config.data
+    if data.source == "arithmetic":
+        return arithmetic.make_split(
+            config.seed, train=data.train_size, test=data.test_size, operations=data.operations, digits=data.digits
+        )
+    train = _first(read_jsonl(data.source, prompt=data.prompt), data.train_size)
+    return train, None if data.test is None else _first(read_jsonl(data.test, prompt=data.prompt), data.test_size)
+
+
+def _first(data: Dataset, size: int | None) -> Dataset:
+    return data if size is None else Dataset(data.rows[:size])
+
+
+def _alphabet(config: Config) -> str:
+    if config.data.alphabet is not None:
+        return config.data.alphabet
+    return arithmetic.ALPHABET if config.data.source == "arithmetic" else PRINTABLE
+
+
+def _model(config: Config, vocab: int) -> DecoderConfig:
+    model = config.model
+    return DecoderConfig(
+        vocab=vocab,
+        hidden=model.hidden,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_width=model.head_width or model.hidden // model.heads,
+        mlp=model.mlp,
+        tied=model.tied,
+        qkv_bias=model.qkv_bias,
+        qk_norm=model.qk_norm,
+        rope_theta=model.rope_theta,
+        norm_eps=model.norm_eps,
+        dtype=model.dtype,
+        remat=model.remat,
+        unroll=model.unroll,
+    )
+
+
+def _optimizer(config: Config, schedule: Any) -> Any:
+    optimizer = config.optimizer
+    return make_optimizer(
+        schedule,
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.max_grad_norm,
+    )
+
+
+def _warm_up(config: Config, learner: Learner, data: Dataset) -> WarmUp | None:
+    warm = config.warmup
+    if warm.steps == 0:
+        return None
+    if config.data.source != "arithmetic" and "completion" not in data.columns([0]):
+        raise ConfigError(
+            [
+                problem(
+                    "warmup.steps",
+                    warm.steps,
+                    f"0, because {config.data.source} has no column 'completion' to imitate",
+                    "add the column, or set warmup.steps=0",
+                )
+            ]
+        )
+
+    def demonstrate(rows: Sequence[int], seed: Sequence[int]) -> list[str]:
+        if config.data.source == "arithmetic":
+            return arithmetic.demonstrations(data.prompts(rows), seed=seed, wrong=warm.wrong)
+        return data.columns(rows)["completion"]
+
+    schedule = make_schedule(
+        learning_rate=warm.learning_rate, warmup_steps=max(warm.steps // 10, 1), schedule="cosine", updates=warm.steps
+    )
+    return WarmUp(
+        steps=warm.steps,
+        batch=warm.batch,
+        learner=Learner(
+            model=learner.model,
+            objective=sft(),
+            optimizer=_optimizer(config, schedule),
+            logprob_chunk=learner.logprob_chunk,
+        ),
+        demonstrate=demonstrate,
+    )
+
+
+def _rewards(config: Config) -> tuple[Reward, ...]:
+    return tuple(Reward(resolve(r.function), weight=r.weight, name=r.function) for r in config.rewards)

@@ -1,0 +1,86 @@
+"""YAML and overrides to a checked `Config`, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from grpo_jax.config import describe
+from grpo_jax.config.error import ConfigError, nearest, problem
+from grpo_jax.config.override import override
+from grpo_jax.config.schema import Config
+from grpo_jax.config.text import parse, write
+from grpo_jax.config.validate import validate
+
+FILTERS = ("top_k", "top_p", "min_p")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Returns the configuration in a YAML file, changed by dotted overrides, checked in full.
+
+    Args:
+      path: the YAML file.
+      overrides: `section.field=value`, the value in YAML; later ones win.
+
+    Raises:
+      ConfigError: no such file, not YAML, an unknown or missing field, a wrong type, a value out of bounds, or
+        fields that contradict each other; one line for each problem.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot read the configuration: {error}; name a YAML file"]) from error
+    tree = parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError([problem(str(path), tree, "a mapping of sections", "start with `model:`")])
+    for assignment in overrides:
+        tree = override(tree, assignment)
+    return from_dict(tree)
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """Returns the checked configuration that nested mappings describe: the inverse of `to_dict`.
+
+    Raises:
+      ConfigError: as `load`.
+    """
+    try:
+        config = TypeAdapter(Config).validate_python(tree)
+    except ValidationError as error:
+        raise ConfigError(_lines(error)) from error
+    validate(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the configuration as nested mappings and lists of YAML scalars, every default written out."""
+    tree = dataclasses.asdict(config)
+    return tree | {"rewards": list(tree["rewards"])}
+
+
+def dump(config: Config) -> str:
+    """Returns the configuration as YAML that loads back to an equal one."""
+    return write(to_dict(config))
+
+
+def _lines(error: ValidationError) -> Iterable[str]:
+    """Returns one line per field; the members of a union that all failed are one problem of one field."""
+    return dict.fromkeys(_line(details["loc"], details["type"], details["input"]) for details in error.errors())
+
+
+def _line(location: tuple[str | int, ...], kind: str, value: object) -> str:
+    path = ".".join(map(str, location))
+    known = describe.known(location)
+    if kind == "missing":
+        return f"{path}: missing; expected {describe.expected(known)}; set {path}=..."
+    if len(known) < len(location) and kind in ("unexpected_keyword_argument", "invalid_key"):
+        if location[0] == "sampling" and location[-1] in FILTERS:
+            return problem(path, value, "no filter in training", f"remove it, or set eval.{location[-1]}")
+        return f"{path}: unknown field; {nearest(str(location[-1]), describe.fields(known))}"
+    path = ".".join(map(str, known))
+    return problem(path, value, describe.expected(known), f"set {path}=...")

@@ -1,0 +1,234 @@
+"""Every setting of a run: its name, type, bounds, default, meaning and unit.
+
+An int is accepted where a number is expected and becomes a float; a bool is no number; text is never converted.
+Rules between fields are in `validate`. Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Whole = Annotated[int, Field(strict=True, ge=0, description="an integer of at least 0")]
+Count = Annotated[int, Field(strict=True, ge=1, description="an integer of at least 1")]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, description="a finite number")]
+NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, description="a number of at least 0")]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False, description="a number above 0")]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, description="a number from 0 to 1")]
+PositiveShare = Annotated[float, Field(strict=True, gt=0, le=1, description="a number above 0, at most 1")]
+Decay = Annotated[float, Field(strict=True, ge=0, lt=1, description="a number from 0 up to, not including, 1")]
+Flag = Annotated[bool, Field(strict=True, description="true or false")]
+Text = Annotated[str, Field(strict=True, min_length=1, description="text that is not empty")]
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelSection:
+    """The transformer."""
+
+    hidden: Count
+    """Width of the residual stream."""
+    layers: Count
+    """Number of blocks."""
+    heads: Count
+    """Query heads."""
+    kv_heads: Count
+    """Key/value heads; each serves heads / kv_heads query heads."""
+    head_width: Count | None = None
+    """Width of one head (even); null means hidden / heads."""
+    mlp: Count
+    """Inner width of the feed-forward part."""
+    tied: Flag = True
+    """The output projection is the embedding."""
+    qkv_bias: Flag = False
+    """Biases on the query, key and value projections."""
+    qk_norm: Flag = False
+    """RMS norm of each query and key head before the rotation."""
+    rope_theta: Positive = 10000.0
+    """Base of the rotary wavelengths."""
+    norm_eps: Positive = 1e-6
+    """Added to the mean square inside RMS norms."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters that are trained stay float32."""
+    remat: Literal["none", "layer"] = "none"
+    """`layer` recomputes each layer in the backward pass: less memory, more time."""
+    unroll: Count = 1
+    """Layers per iteration of the training scan: more compile longer and, on a CPU, run faster."""
+    logprob_chunk: Count = 16
+    """Completion positions whose logits are alive at once."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Mesh:
+    """Devices along each axis of the mesh; their product is the number of devices."""
+
+    data: Count = 1
+    """Splits prompts."""
+    group: Count = 1
+    """Splits the completions of a prompt."""
+    fsdp: Count = 1
+    """Splits prompts, and shards parameters and optimizer state."""
+    tensor: Count = 1
+    """Splits heads, the feed-forward width and the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Where prompts come from."""
+
+    source: Text
+    """`arithmetic` (made up on the fly), or the path of a .jsonl file."""
+    test: Text | None = None
+    """Path of a .jsonl file of held-out rows; null for arithmetic, and where none are held out."""
+    prompt: Text = "prompt"
+    """The .jsonl column that holds the prompt; the others reach the rewards by name."""
+    train_size: Count | None = None
+    """Problems to train on; null means every row of a .jsonl file."""
+    test_size: Count | None = None
+    """Held-out problems; null means every row of a .jsonl file."""
+    alphabet: Text | None = None
+    """Characters of the tokenizer; null means printable ASCII (for arithmetic, its own characters)."""
+    operations: Count = 2
+    """Operations in one problem (arithmetic only)."""
+    digits: Count = 2
+    """Digits of each operand (arithmetic only)."""
+    prompt_length: Count
+    """Tokens that a prompt may have, BOS included."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Sampling:
+    """How completions are drawn in training: from the whole distribution, so there is no filter here."""
+
+    group: Count = 8
+    """Completions per prompt."""
+    max_tokens: Count
+    """Tokens that a completion may have, the end included."""
+    temperature: Positive = 1.0
+    """Divides the logits; the log-probs that are scored apply it too."""
+    check_every: Count = 8
+    """Tokens drawn between two tests for the end of all rows."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RewardConfig:
+    """One term of the reward."""
+
+    function: Text
+    """Name of the function: a built-in `module.name`, or `package.module:name`."""
+    weight: Number = 1.0
+    """Factor of this term in the sum."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Train:
+    """The loop of policy updates."""
+
+    steps: Count
+    """Rollouts, each followed by its updates."""
+    prompts: Count
+    """Prompts per step; each is sampled `sampling.group` times."""
+    minibatches: Count = 1
+    """Optimizer updates that one pass over a step's prompts is cut into."""
+    epochs: Count = 1
+    """Passes over the prompts of a step."""
+    micro_prompts: Count | None = None
+    """Prompts whose gradient is computed at once; null means a whole minibatch."""
+    reference_every: Count | None = None
+    """Steps after which the reference becomes the current policy; null keeps the first one."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Optimizer:
+    """AdamW and its schedule."""
+
+    learning_rate: Positive
+    """Highest learning rate."""
+    warmup_steps: Whole = 0
+    """Optimizer updates of linear increase from 0."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """What follows the increase; cosine and linear reach 0 at the last update."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay, per update and unit of learning rate."""
+    b1: Decay = 0.9
+    """Decay of the mean of gradients."""
+    b2: Decay = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: Positive = 1e-8
+    """Added to the root of the mean square."""
+    max_grad_norm: Positive | None = 1.0
+    """Global norm above which a gradient is scaled down; null never scales."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Warmup:
+    """Supervised updates on demonstrations, before the first rollout."""
+
+    steps: Whole = 0
+    """Updates; 0 skips the phase."""
+    batch: Count = 256
+    """Demonstrations per update."""
+    learning_rate: Positive = 1e-3
+    """Learning rate of this phase."""
+    wrong: Share = 0.5
+    """Share of carries that demonstrations forget."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Eval:
+    """Evaluation on held-out problems; its filters never touch training."""
+
+    every: Count | None = None
+    """Steps between evaluations; null never evaluates during training."""
+    samples: Count = 4
+    """Sampled completions per held-out problem."""
+    top_k: Count | None = None
+    """Keep the k likeliest tokens; null keeps all."""
+    top_p: PositiveShare | None = None
+    """Keep the smallest set of likeliest tokens with this much probability; null keeps all."""
+    min_p: PositiveShare | None = None
+    """Keep tokens at least this likely relative to the likeliest; null keeps all."""
+    answer_after: str = ""
+    """maj@k votes on the text after the last occurrence of this; empty votes on the whole completion."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Checkpoint:
+    """When state is written."""
+
+    every: Count = 20
+    """Steps between checkpoints."""
+    keep: Count = 2
+    """Newest checkpoints that stay on disk."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """A whole run."""
+
+    seed: Whole = 0
+    """Every random key and the order of the data derive from it."""
+    out: Text = "outputs/run"
+    """Directory of everything that the run writes."""
+    resume: Literal["auto", "never", "must"] = "auto"
+    """Continue from a checkpoint in `out`: if there is one, never, or fail without one."""
+    model: ModelSection
+    mesh: Mesh = Mesh()
+    data: Data
+    sampling: Sampling
+    rewards: tuple[RewardConfig, ...] = ()
+    """Terms of the reward, summed by weight."""
+    reward_workers: Whole = 0
+    """Processes that compute rewards; 0 computes them in the main process."""
+    reward_deadline: Positive = 10.0
+    """Seconds after which a reward is given up and its sample masked out."""
+    objective: str | dict[str, Any]
+    """A preset's name, or `{preset: name, field: replacement, ...}`; `objective.build_objective` reads it."""
+    train: Train
+    optimizer: Optimizer
+    warmup: Warmup = Warmup()
+    eval: Eval = Eval()
+    checkpoint: Checkpoint = Checkpoint()

@@ -1,0 +1,61 @@
+"""Ratios: over what the probabilities of the new and the old policy are compared."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from grpo_jax.core.checks import require_mask
+from grpo_jax.core.masking import sanitise
+
+
+def per_token(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Float[Array, "*b T"]:
+    """Returns the log-ratio of each token by itself, 0 outside the mask.
+
+        s_t = log pi(o_t | q, o_<t) - log pi_old(o_t | q, o_<t)
+
+    Gradient: the identity on scored tokens, 0 elsewhere.
+
+    Args:
+      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
+      mask: True on scored tokens.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
+
+    Reference: DeepSeekMath, arXiv:2402.03300, equation 3.
+
+    >>> per_token(jnp.array([0.5, jnp.nan]), jnp.array([True, False]))
+    Array([0.5, 0. ], dtype=float32)
+    """
+    require_mask("mask", mask, "log_ratio", log_ratio)
+    return sanitise(log_ratio, mask)
+
+
+def per_sequence(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Float[Array, "*b T"]:
+    """Returns the log-ratio of the whole completion at each of its scored tokens, 0 outside the mask.
+
+        s_t = log pi(o | q) - log pi_old(o | q) = sum_u m_u (log pi(o_u) - log pi_old(o_u))
+
+    Every scored token carries the same number, so that surrogates over tokens apply unchanged; the mean over a
+    completion then gives its one term. The sum grows with the length, unlike the mean of GSPO.
+
+    Gradient: each s_t reaches every scored token of its row with weight 1.
+
+    Args:
+      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
+      mask: True on scored tokens; a row without any gives 0.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
+
+    Reference: DeepSeek-R1, arXiv:2501.12948, equation 1, whose ratio is pi(o|q) / pi_old(o|q).
+
+    >>> per_sequence(jnp.array([0.5, 0.25, jnp.nan]), jnp.array([True, True, False]))
+    Array([0.75, 0.75, 0.  ], dtype=float32)
+    """
+    require_mask("mask", mask, "log_ratio", log_ratio)
+    total = jnp.sum(sanitise(log_ratio, mask), axis=-1, keepdims=True)
+    return jnp.where(mask, total, 0.0)

@@ -1,0 +1,107 @@
+"""Surrogates: the loss of a token, given its ratio and its advantage, and whether a bound cut it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from grpo_jax.core.checks import require_at_least, require_same_shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PpoClip:
+    """The clipped surrogate of PPO, with separate bounds and the optional third one of dual-clip PPO.
+
+        L = -min(r A, clip(r, 1 - low, 1 + high) A)               r = exp(log_ratio)
+        with `dual` = c, where A < 0:   L = -max(min(r A, clip(r, 1 - low, 1 + high) A), c A)
+
+    Written by the sign of A, a bound acts on one side only:
+
+        A > 0:  L = -min(r, 1 + high) A
+        A < 0:  L = -max(r, 1 - low) A, or with `dual` -min(max(r, 1 - low), c) A
+        A = 0:  L = 0, and nothing is clipped
+
+    The bounds are compared in log space, so a ratio that a bound cuts off is never exponentiated. With A < 0 and
+    no `dual`, nothing bounds a large ratio: it may overflow to infinity, which is what the formula says.
+
+    Gradient: dL/dlog_ratio = -r A while no bound acts, at the bound itself included, and exactly 0 beyond it.
+    `logp` is not used. `advantage` is to be detached by the caller.
+
+    Attributes:
+      low: lower bound 1 - low; 1 or more means that there is none, as no ratio is below 0.
+      high: upper bound 1 + high.
+      dual: bound on the ratio of tokens with negative advantage; None for none.
+
+    Raises:
+      ValueError: `low` or `high` is negative, or `dual` is not above 1.
+
+    References: PPO, arXiv:1707.06347, equation 7; dual clip, arXiv:1912.09729, equation 5; separate bounds,
+    DAPO, arXiv:2503.14476.
+
+    >>> log_ratio = jnp.log(jnp.array([1.5, 1.5, 0.5, 0.5]))
+    >>> loss, clipped = PpoClip(low=0.2, high=0.2)(log_ratio, log_ratio, jnp.array([1.0, -1.0, 1.0, -1.0]))
+    >>> [f"{x:.2f}" for x in loss.tolist()], clipped.tolist()
+    (['-1.20', '1.50', '-0.50', '0.80'], [True, False, False, True])
+    """
+
+    low: float = 0.2
+    high: float = 0.2
+    dual: float | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least("low", self.low, 0.0)
+        require_at_least("high", self.high, 0.0)
+        if self.dual is not None and not 1.0 < self.dual < math.inf:
+            raise ValueError(f"dual must be a finite number > 1 or None, got {self.dual}")
+
+    def __call__(
+        self, log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]
+    ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
+        """Returns the loss of each token, and True where a bound replaced its ratio.
+
+        Raises:
+          ValueError: the shapes differ.
+        """
+        _check_tokens(log_ratio, logp, advantage)
+        floor = math.log1p(-self.low) if self.low < 1.0 else -math.inf
+        ceiling = math.log1p(self.high)
+        cap = math.inf if self.dual is None else math.log(self.dual)
+        better, worse = advantage > 0, advantage < 0
+        below = worse & (log_ratio < floor)
+        above = better & (log_ratio > ceiling)
+        beyond = worse & (log_ratio > cap)
+        # The ratio is constant wherever the loss is flat (A = 0 too), so neither exp nor its gradient sees the rest.
+        live = (better | worse) & ~(below | above | beyond)
+        flat = jnp.where(below, floor, jnp.where(above, ceiling, jnp.where(beyond, cap, 0.0)))
+        return -jnp.exp(jnp.where(live, log_ratio, flat)) * advantage, below | above | beyond
+
+
+def reinforce(
+    log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]
+) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
+    """Returns the score-function loss of each token; nothing is ever clipped.
+
+        L = -A log pi(o_t | q, o_<t)
+
+    With A = 1 this is maximum likelihood, that is supervised fine-tuning.
+
+    Gradient: -A on `logp`; `log_ratio` is not used. `advantage` is to be detached by the caller.
+
+    Raises:
+      ValueError: the shapes differ.
+
+    Reference: Williams 1992, doi:10.1007/BF00992696; as used for language models, arXiv:2402.14740.
+
+    >>> reinforce(jnp.zeros(2), jnp.array([-1.0, -2.0]), jnp.array([1.0, -1.0]))[0]
+    Array([ 1., -2.], dtype=float32)
+    """
+    _check_tokens(log_ratio, logp, advantage)
+    return -advantage * logp, jnp.zeros(jnp.shape(logp), bool)
+
+
+def _check_tokens(log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]) -> None:
+    require_same_shape("logp", logp, "log_ratio", log_ratio)
+    require_same_shape("advantage", advantage, "log_ratio", log_ratio)

@@ -1,0 +1,193 @@
+"""A decoder as pure functions of (config, params): initial parameters, training forward, prefill and decoding.
+
+`params` is a plain nested dict; the layers' parameters are stacked along axis 0. Flax NNX describes the modules and
+stays inside this folder.
+
+The completion's own segment begins with the *last prompt token*: its T inputs are that token and the first T-1
+completion tokens, so the T hidden states are exactly those that predict the T completion tokens. The prompt's
+segment holds the tokens before it. A decoding loop therefore needs no first step of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from grpo_jax.mesh import constrain
+from grpo_jax.models.attention import Own, Shared, attend, causal
+from grpo_jax.models.config import DecoderConfig
+from grpo_jax.models.layers import Block, Decoder, FusedBlock, RMSNorm
+from grpo_jax.types import PromptBatch
+
+Params = dict[str, Any]
+Cache = tuple[tuple[jax.Array, jax.Array], ...]
+"""Keys `[P, K, G, C, U]` and values `[P, K, G, U, C]` of each layer's own segment."""
+
+STREAM = ("prompt", "sample", None, None)
+"""Logical axes of the residual stream `[P, G, T, D]`."""
+
+
+@functools.cache
+def _definition(build: Any, config: DecoderConfig) -> tuple[Any, Any]:
+    """Returns the static definition of a module and its abstract state."""
+    return nnx.split(nnx.eval_shape(lambda: build(config, jax.random.key(0))))
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
+
+
+def _block(build: type[Block], config: DecoderConfig, params: Params) -> Block:
+    """Returns the NNX block that holds these arrays."""
+    definition, abstract = _definition(build, config)
+    filled = jax.tree.map(lambda var, value: var.replace(value), abstract, nnx.State(params), is_leaf=_is_variable)
+    return nnx.merge(definition, filled)
+
+
+def init(config: DecoderConfig, key: jax.Array) -> Params:
+    """Returns float32 parameters, a function of `key` alone."""
+    outer, inner = jax.random.split(key)
+    params = nnx.to_pure_dict(nnx.state(Decoder(config, outer)))
+    one_layer = lambda key: nnx.to_pure_dict(nnx.state(Block(config, key)))  # noqa: E731
+    params["layers"] = jax.vmap(one_layer)(jax.random.split(inner, config.layers))
+    return params
+
+
+def logical_axes(config: DecoderConfig) -> Params:
+    """Returns the tree of logical axis names, one tuple per parameter of `init`."""
+    _, abstract = _definition(Decoder, config)
+    named = jax.tree.map(lambda var: var.get_metadata()["axes"], abstract, is_leaf=_is_variable)
+    axes = nnx.to_pure_dict(named)
+    is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+    axes["layers"] = jax.tree.map(lambda names: ("layers", *names), axes["layers"], is_leaf=is_axes)
+    return axes
+
+
+def head(params: Params) -> Float[Array, "D V"]:
+    """Returns the output matrix: the head, or the transposed embedding of a tied model."""
+    return params["head"] if "head" in params else params["embed"].T
+
+
+def _embed(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
+    return params["embed"].astype(config.dtype)[tokens]
+
+
+def _final_norm(config: DecoderConfig, params: Params, x: jax.Array) -> jax.Array:
+    norm = RMSNorm(config.hidden, config.norm_eps)
+    norm.scale = nnx.Param(params["norm"]["scale"])
+    return norm(x)
+
+
+def _positions(prompt: PromptBatch, length: int) -> Int[Array, "P T"]:
+    """Returns the position of each input of the own segment; the first is the last prompt token."""
+    return prompt.mask.sum(-1)[:, None] - 1 + jnp.arange(length)
+
+
+def last_token(prompt: PromptBatch) -> Int[Array, "P"]:
+    """Returns the last token of every prompt."""
+    return jnp.take_along_axis(prompt.tokens, prompt.mask.sum(-1, keepdims=True) - 1, axis=-1)[:, 0]
+
+
+def _own(key: jax.Array, value: jax.Array, mask: jax.Array) -> Own:
+    """Returns a segment of the layouts that attention multiplies from keys and values `[P, G, U, K, C]`."""
+    return Own(jnp.einsum("pgukc->pkgcu", key), jnp.einsum("pgukc->pkguc", value), mask)
+
+
+def _prompt_layer(block: Block, x: jax.Array, prompt: PromptBatch) -> tuple[jax.Array, Shared]:
+    """Returns the prompts' stream `[P, 1, S, D]` after a layer, and the keys and values their completions see."""
+    length = prompt.tokens.shape[-1]
+    q, k, v = block.project(x, jnp.broadcast_to(jnp.arange(length), prompt.tokens.shape))
+    x = block.finish(x, attend(q, None, _own(k, v, causal(length))))
+    # The last prompt token opens the completion's own segment, so the shared one ends before it.
+    before_last = jnp.arange(length) < prompt.mask.sum(-1, keepdims=True) - 1
+    return x, Shared(jnp.moveaxis(k[:, 0], 2, 1), jnp.moveaxis(v[:, 0], 2, 1), before_last)
+
+
+def hidden_states(
+    config: DecoderConfig, params: Params, prompt: PromptBatch, tokens: Int[Array, "P G T"]
+) -> Float[Array, "P G T D"]:
+    """Returns the final hidden state that predicts each completion token.
+
+    Prompts are computed once for all their completions. Layers are scanned over their stacked parameters. Padding
+    may follow the completions freely: attention is causal.
+
+    Gradient: exact, also through the prompts' keys and values.
+    """
+    P, G, T = tokens.shape
+    first = jnp.broadcast_to(last_token(prompt)[:, None, None], (P, G, 1))
+    inputs = jnp.concatenate([first, tokens[..., :-1]], -1)
+    position, mask = _positions(prompt, T), causal(T)
+
+    def layer(streams: tuple[jax.Array, jax.Array], layer_params: Params) -> tuple[Any, None]:
+        prompt_x, x = streams
+        block = _block(Block, config, layer_params)
+        prompt_x, shared = _prompt_layer(block, prompt_x, prompt)
+        q, k, v = block.project(x, position)
+        x = block.finish(x, attend(q, shared, _own(k, v, mask)))
+        return (constrain(prompt_x, "prompt"), constrain(x, *STREAM)), None
+
+    if config.remat == "layer":
+        layer = jax.checkpoint(layer, prevent_cse=False)
+    prompt_x = constrain(_embed(config, params, prompt.tokens)[:, None], "prompt")
+    x = constrain(_embed(config, params, inputs), *STREAM)
+    (_, x), _ = jax.lax.scan(layer, (prompt_x, x), params["layers"], unroll=config.unroll)
+    return _final_norm(config, params, x)
+
+
+def prefill(config: DecoderConfig, published: Params, prompt: PromptBatch) -> tuple[Shared, ...]:
+    """Returns each layer's keys and values of the prompts, from weights in the rollout layout."""
+    x = constrain(_embed(config, published, prompt.tokens)[:, None], "prompt")
+    segments = []
+    for layer_params in published["layers"]:
+        x, shared = _prompt_layer(_block(FusedBlock, config, layer_params), x, prompt)
+        segments.append(shared)
+    return tuple(segments)
+
+
+def empty_cache(config: DecoderConfig, prompts: int, group: int, length: int) -> Cache:
+    """Returns zeroed keys and values of the own segments, one pair per layer."""
+    shape = (prompts, config.kv_heads, group, config.head_width, length)
+    axes = ("prompt", "kv_heads", "sample")
+    key = constrain(jnp.zeros(shape, config.dtype), *axes)
+    value = constrain(jnp.zeros((*shape[:3], length, config.head_width), config.dtype), *axes)
+    return ((key, value),) * config.layers
+
+
+def decode(
+    config: DecoderConfig,
+    published: Params,
+    prompt: PromptBatch,
+    segments: tuple[Shared, ...],
+    cache: Cache,
+    tokens: Int[Array, "P G"],
+    cursor: Int[Array, ""],
+) -> tuple[Float[Array, "P G V"], Cache]:
+    """Returns float32 logits of the next token of every completion, and the cache with this one written.
+
+    All rows write at one cursor (their index in their own segment), so the write is one slice and stays in place.
+
+    Args:
+      published: weights in the rollout layout (see `rollout.publish`).
+      tokens: the input at `cursor`: the last prompt token at 0, then the tokens drawn.
+    """
+    length = cache[0][0].shape[-1]
+    position = prompt.mask.sum(-1)[:, None] - 1 + cursor
+    mask = (jnp.arange(length) <= cursor)[None]
+    x = constrain(_embed(config, published, tokens[..., None]), *STREAM)
+    written = []
+    for layer_params, shared, (keys, values) in zip(published["layers"], segments, cache, strict=True):
+        block = _block(FusedBlock, config, layer_params)
+        q, k, v = block.project(x, position)
+        own = _own(k, v, mask)
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, own.key, cursor, 4)
+        values = jax.lax.dynamic_update_slice_in_dim(values, own.value, cursor, 3)
+        x = block.finish(x, attend(q, shared, Own(keys, values, mask)))
+        written.append((keys, values))
+    x = _final_norm(config, published, x)[..., 0, :]
+    logits = jnp.einsum("pgd,dv->pgv", x, head(published), preferred_element_type=jnp.float32)
+    return logits, tuple(written)

@@ -1,0 +1,6 @@
+"""Host side: reward functions, and the workers that run them. Nothing here imports JAX."""
+
+from grpo_jax.rewards.resolve import resolve
+from grpo_jax.rewards.run import Reward, Rewards, Scores
+
+__all__ = ["Reward", "Rewards", "Scores", "resolve"]

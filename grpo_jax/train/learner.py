@@ -1,0 +1,51 @@
+"""Everything about an update that is decided before it is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import optax
+
+from grpo_jax.core import Objective
+from grpo_jax.models import DecoderConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learner:
+    """The static half of a training step. It hashes by value, so it is a static argument of `jit`.
+
+    Attributes:
+      model: the policy's shape.
+      objective: the terms of the loss.
+      optimizer: an optax transformation.
+      temperature: of the sampler; log-probs are scored at it.
+      logprob_chunk: completion positions whose logits are alive at once.
+      minibatches: optimizer updates per pass over a batch; each takes an equal share of its prompts.
+      epochs: passes over a batch.
+      micro_prompts: prompts whose gradient is computed at once; None takes the whole minibatch.
+    """
+
+    model: DecoderConfig
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    temperature: float = 1.0
+    logprob_chunk: int = 16
+    minibatches: int = 1
+    epochs: int = 1
+    micro_prompts: int | None = None
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates per batch."""
+        return self.minibatches * self.epochs
+
+    def micro_batches(self, prompts: int) -> int:
+        """Returns the number of micro-batches that `prompts` prompts are cut into.
+
+        Raises:
+          ValueError: `micro_prompts` does not divide `prompts`.
+        """
+        size = self.micro_prompts or prompts
+        if prompts % size:
+            raise ValueError(f"micro_prompts: {size} does not divide the {prompts} prompts of a minibatch")
+        return prompts // size

@@ -1,0 +1,212 @@
+"""The loop: draw, reward, learn, record, save. Everything it does at a step is a function of (seed, step, state)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from grpo_jax.data import batch_indices
+from grpo_jax.rewards import Rewards, Scores
+from grpo_jax.rollout import Sampler
+from grpo_jax.train.checkpoint import CheckpointError, Checkpoints
+from grpo_jax.train.curves import draw_curves
+from grpo_jax.train.evaluate import evaluate
+from grpo_jax.train.judge import judge, solved
+from grpo_jax.train.programs import (
+    Drawn,
+    draw,
+    make_experience,
+    make_first_state,
+    make_published,
+    make_reference,
+    make_state,
+    make_step,
+)
+from grpo_jax.train.record import Record, completion_statistics
+from grpo_jax.train.resume import Start, find_start, restore
+from grpo_jax.train.run import Run
+from grpo_jax.train.state import TrainState
+from grpo_jax.train.step import minibatch_order
+from grpo_jax.train.warmup import warm_up
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run ends with."""
+
+    state: TrainState
+    step: int
+    before: dict[str, float]
+    """Held-out accuracy before the first policy update; empty without held-out problems."""
+    after: dict[str, float]
+    """The same after the last; empty if the run was stopped early."""
+
+
+def train(run: Run, *, stop: Callable[[], bool] = lambda: False) -> Result:
+    """Returns the result of a run, begun or continued.
+
+    Args:
+      run: everything about it.
+      stop: asked after every step; True saves a checkpoint and returns.
+
+    Raises:
+      CheckpointError: `resume` cannot be followed.
+      FloatingPointError: a loss or gradient is not finite; the last checkpoint is from before that step.
+    """
+    reward_runner = Rewards(run.rewards, workers=run.reward_workers, deadline=run.reward_deadline)
+    with jax.set_mesh(run.mesh), reward_runner as rewards, Checkpoints(run.out / "checkpoints", keep=run.keep) as saved:
+        rewards.check_columns(run.train_data.columns([0]).keys())
+        start = find_start(run, saved)
+        with Record(run.out, step=start.step, steps=run.steps) as record:
+            for line in start.notes:
+                record.say(line)
+            state, before = _begin(run, rewards, saved, record, start)
+            state, done = _steps(run, rewards, saved, record, state, start, stop, before)
+            after = _evaluate(run, rewards, record, state, done) if done == run.steps else {}
+        draw_curves(run.out)
+    return Result(state=state, step=done, before=before, after=after)
+
+
+def _begin(
+    run: Run, rewards: Rewards, saved: Checkpoints, record: Record, start: Start
+) -> tuple[TrainState, dict[str, float]]:
+    """Returns the state to continue from, warmed up if it is new, and the held-out accuracy before step 1."""
+    if start.checkpoint is not None:
+        return restore(run, saved, start), start.before
+    if run.warm_up is not None and run.warm_up.steps:
+        state = warm_up(run, make_first_state(run.warm_up.learner, run.seed), record)
+        state = make_state(run.learner, state.params)
+    else:
+        state = make_first_state(run.learner, run.seed)
+    before = _evaluate(run, rewards, record, state, 0)
+    saved.save(0, state, _meta(run, 0, before))
+    return state, before
+
+
+def _steps(
+    run: Run,
+    rewards: Rewards,
+    saved: Checkpoints,
+    record: Record,
+    state: TrainState,
+    start: Start,
+    stop: Callable[[], bool],
+    before: dict[str, float],
+) -> tuple[TrainState, int]:
+    """Returns the state and the step after the last step, or after the one at which `stop` said so."""
+    cursor, stopped = start.cursor, False
+    for step in range(start.step, run.steps):
+        state, row = _step(run, rewards, record, state, step, cursor)
+        cursor += run.prompts
+        record.train(row)
+        saved.poll()
+        done = step + 1
+        stopped = stop()
+        if run.reference_every and done % run.reference_every == 0 and state.reference is not None:
+            state = make_reference(state)
+        if done % run.checkpoint_every == 0 or done == run.steps or stopped:
+            saved.save(done, state, _meta(run, cursor, before))
+        if stopped:
+            return state, done
+        if run.evaluation.every and done % run.evaluation.every == 0 and done < run.steps:
+            _evaluate(run, rewards, record, state, done)
+    return state, run.steps
+
+
+def _step(
+    run: Run, rewards: Rewards, record: Record, state: TrainState, step: int, cursor: int
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state after one step, and its row of metrics."""
+    clock = [time.monotonic()]
+    indices = batch_indices(run.seed, cursor, size=len(run.train_data), count=run.prompts)
+    drawn = draw(
+        run,
+        make_published(run.learner.model, state.params),
+        run.train_data,
+        indices,
+        step=step,
+        group=run.rolling.group,
+        sampler=Sampler(temperature=run.learner.temperature),
+    )
+    clock.append(time.monotonic())
+    rewarded, scores = judge(run, rewards, drawn)
+    clock.append(time.monotonic())
+    batch = jax.block_until_ready(make_experience(run.learner, state, drawn.prompt, drawn.rollout, rewarded))
+    clock.append(time.monotonic())
+    order = minibatch_order(
+        run.seed, step, prompts=run.prompts, minibatches=run.learner.minibatches, epochs=run.learner.epochs
+    )
+    state, metrics = make_step(run.learner, state, batch, order)
+    metrics = {name: float(value) for name, value in metrics.items()}
+    clock.append(time.monotonic())
+    _refuse_nonfinite(run, step + 1, metrics)
+    record.samples(step + 1, _samples(drawn, scores))
+    row = {"step": step + 1, **_host_metrics(run, drawn, scores), **metrics}
+    row["learning_rate"] = float(run.schedule((step + 1) * run.learner.updates - 1))
+    row["time"] = _times(clock, drawn)
+    for name, text in scores.errors.items():
+        record.say(f"reward {name} failed on {scores.failures[name]} completions, which are left out: {text}")
+    return state, row
+
+
+def _host_metrics(run: Run, drawn: Drawn, scores: Scores) -> dict[str, float]:
+    reward, valid = scores.total, scores.valid
+    applied = reward[valid]
+    return {
+        "reward": float(applied.mean()) if applied.size else 0.0,
+        "reward_std": float(applied.std()) if applied.size else 0.0,
+        "success": float(solved(scores).mean()),
+        **{
+            f"reward/{name}": float(np.nanmean(values)) for name, values in scores.each.items() if np.isfinite(values).any()
+        },
+        "invalid": float(1 - valid.mean()),
+        # Groups without a difference teach nothing.
+        "flat_groups": float(np.mean(np.ptp(reward.reshape(-1, run.rolling.group), axis=1) == 0)),
+        **completion_statistics(drawn.mask, drawn.ended),
+    }
+
+
+def _times(clock: list[float], drawn: Drawn) -> dict[str, float]:
+    names = ("rollout_seconds", "reward_seconds", "score_seconds", "update_seconds")
+    spans = dict(zip(names, np.diff(clock).tolist(), strict=True))
+    return {**spans, "tokens_per_second": float(drawn.mask.sum() / (clock[-1] - clock[0]))}
+
+
+def _samples(drawn: Drawn, scores: Scores) -> list[dict[str, Any]]:
+    """Returns the first group of a step, as text."""
+    group = drawn.tokens.shape[1]
+    return [
+        {"prompt": drawn.prompts[0], "completion": drawn.completions[i], "reward": float(scores.total[i])}
+        for i in range(group)
+    ]
+
+
+def _evaluate(run: Run, rewards: Rewards, record: Record, state: TrainState, step: int) -> dict[str, float]:
+    if run.test_data is None:
+        return {}
+    scores = evaluate(run, rewards, make_published(run.learner.model, state.params))
+    record.evaluation(step, scores)
+    return scores
+
+
+def _meta(run: Run, cursor: int, before: dict[str, float]) -> dict[str, Any]:
+    return {
+        "cursor": cursor,
+        "before": before,
+        "config": run.description,
+        "data": run.train_data.fingerprint(),
+    }
+
+
+def _refuse_nonfinite(run: Run, step: int, metrics: dict[str, float]) -> None:
+    bad = [name for name in ("loss", "grad_norm") if not np.isfinite(metrics[name])]
+    if bad:
+        raise FloatingPointError(
+            f"step {step}: {bad[0]} is {metrics[bad[0]]}; the checkpoints in {run.out / 'checkpoints'} are from before "
+            "it. Lower optimizer.learning_rate or optimizer.max_grad_norm and continue"
+        )

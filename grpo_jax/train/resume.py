@@ -1,0 +1,94 @@
+"""Where a run begins: at step 0, or at its last valid checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from grpo_jax.train.checkpoint import CheckpointError, Checkpoints
+from grpo_jax.train.run import Run
+from grpo_jax.train.state import TrainState, abstract_state
+
+FREE = ("out", "resume", "mesh", "train.steps", "eval", "checkpoint", "reward_workers", "reward_deadline")
+"""Settings that may differ between a run and its continuation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """The point a run begins at."""
+
+    step: int = 0
+    cursor: int = 0
+    checkpoint: int | None = None
+    before: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def find_start(run: Run, saved: Checkpoints) -> Start:
+    """Returns where the run begins.
+
+    `resume='never'` with an earlier run in `out` moves that one aside; nothing is lost.
+
+    Raises:
+      CheckpointError: `resume='must'` without a checkpoint, or a checkpoint of another configuration or data set.
+    """
+    if run.resume == "never":
+        return Start(notes=_move_aside(run))
+    step = saved.latest()
+    notes = tuple(f"checkpoint {number} is not used: {reason}" for number, reason in saved.rejected.items())
+    if step is None:
+        if run.resume == "must":
+            raise CheckpointError(
+                f"resume: 'must', but {saved.directory} has no valid checkpoint"
+                + "".join(f"\n  {note}" for note in notes)
+                + "\nSet resume=auto to start at step 0"
+            )
+        return Start(notes=notes)
+    meta = saved.meta(step)
+    _compare(run, meta, saved)
+    notes += (f"continuing from step {step} of {run.steps} ({saved.directory / str(step)})",)
+    return Start(step=step, cursor=meta["cursor"], checkpoint=step, before=meta["before"], notes=notes)
+
+
+def restore(run: Run, saved: Checkpoints, start: Start) -> TrainState:
+    """Returns the state of the checkpoint that `start` names, on the run's mesh."""
+    return saved.restore(start.checkpoint, abstract_state(run.learner, run.mesh))
+
+
+def _compare(run: Run, meta: dict[str, Any], saved: Checkpoints) -> None:
+    changed = [
+        f"{path}: {was!r} in the checkpoint, {now!r} now"
+        for path, was, now in differences(meta["config"], run.description)
+        if not any(path == free or path.startswith(f"{free}.") for free in FREE)
+    ]
+    if meta["data"] != run.train_data.fingerprint():
+        changed.append("data: the training rows are not those of the checkpoint")
+    if changed:
+        raise CheckpointError(
+            f"{saved.directory} holds a run with another configuration:\n  "
+            + "\n  ".join(changed)
+            + "\nChange it back, set resume=never to start anew (the old run is moved aside), or set another out="
+        )
+
+
+def differences(was: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Returns (dotted path, old value, new value) for every leaf that two nested mappings do not share.
+
+    >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    [('a.c', 2, 3)]
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        names = list(dict.fromkeys([*was, *now]))
+        inside = (differences(was.get(n), now.get(n), f"{path}.{n}" if path else n) for n in names)
+        return [found for part in inside for found in part]
+    return [] if was == now else [(path, was, now)]
+
+
+def _move_aside(run: Run) -> tuple[str, ...]:
+    if not run.out.exists() or not any(run.out.iterdir()):
+        return ()
+    number = 1
+    while (aside := run.out.with_name(f"{run.out.name}.old-{number}")).exists():
+        number += 1
+    run.out.rename(aside)
+    return (f"the earlier run in {run.out} is now in {aside}",)

@@ -1,0 +1,131 @@
+"""One step of training as a pure function: state and batch in, state and metrics out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from grpo_jax.core import policy_loss, token_logprobs
+from grpo_jax.core.aggregate import token_mean
+from grpo_jax.models import head, hidden_states
+from grpo_jax.models.decoder import Params
+from grpo_jax.train.learner import Learner
+from grpo_jax.train.microbatch import split
+from grpo_jax.train.state import TrainState, constrain_state
+from grpo_jax.types import TokenBatch, WeightedSum
+
+Metrics = dict[str, Any]
+
+
+def train_step(
+    learner: Learner, state: TrainState, batch: TokenBatch, order: Int[Array, "N M"]
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after all updates on a batch, and the means of their metrics.
+
+    Each row of `order` is one minibatch: one gradient, whose denominators are those of the whole minibatch, and one
+    optax update.
+
+    Args:
+      order: prompts of each minibatch, epoch after epoch (`minibatch_order`).
+    """
+    if order.shape[0] == 1:
+        state, metrics = _update(learner, state, batch)
+    else:
+        visit = lambda state, index: _update(learner, state, jax.tree.map(lambda x: x[index], batch))  # noqa: E731
+        state, metrics = jax.lax.scan(visit, state, order)
+        metrics = jax.tree.map(lambda x: x.sum(0), metrics)
+    is_sum = lambda leaf: isinstance(leaf, WeightedSum)  # noqa: E731
+    means = jax.tree.map(lambda leaf: leaf.mean(), metrics, is_leaf=is_sum)
+    return constrain_state(learner, dataclasses.replace(state, step=state.step + 1)), means
+
+
+def minibatch_order(seed: int, step: int, *, prompts: int, minibatches: int, epochs: int) -> np.ndarray:
+    """Returns the prompts of every minibatch `[epochs * minibatches, prompts / minibatches]`, shuffled per epoch.
+
+    A function of its arguments, so that a resumed run shuffles as the first one did.
+    """
+    random = np.random.default_rng([seed, step])
+    order = [random.permutation(prompts) for _ in range(epochs)]
+    return np.concatenate(order).reshape(epochs * minibatches, -1).astype(np.int32)
+
+
+def loss(
+    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch
+) -> tuple[WeightedSum, dict[str, WeightedSum]]:
+    """Returns the objective on a batch, not yet divided, and its metrics.
+
+    Gradient: with respect to `params` alone; the reference and everything in the batch are constants.
+    """
+    objective = learner.objective
+    against = divergence = None
+    if batch.ref_hidden is not None:
+        against = jax.lax.stop_gradient((batch.ref_hidden, head(reference)))
+        divergence = objective.kl.divergence
+    scored = token_logprobs(
+        hidden_states(learner.model, params, batch.prompt, batch.tokens),
+        head(params),
+        batch.tokens,
+        temperature=learner.temperature,
+        chunk=learner.logprob_chunk,
+        entropy=objective.needs_entropy,
+        reference=against,
+        divergence=divergence,
+    )
+    total, metrics = policy_loss(
+        objective,
+        logp=scored.logp,
+        mask=batch.mask,
+        advantage=batch.advantage,
+        old_logp=batch.old_logp,
+        ref_logp=batch.ref_logp,
+        divergence=scored.divergence,
+        entropy=scored.entropy,
+    )
+    metrics["loss"] = total
+    # The mean of -log pi over drawn tokens estimates the entropy without reading the vocabulary.
+    metrics.setdefault("entropy", token_mean(-scored.logp, batch.mask))
+    if batch.sampler_logp is not None:
+        old_logp = scored.logp if batch.old_logp is None else batch.old_logp
+        metrics["sampler_gap"] = token_mean(jnp.abs(old_logp - batch.sampler_logp), batch.mask)
+    return total, jax.lax.stop_gradient(metrics)
+
+
+def gradient(
+    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch
+) -> tuple[Params, dict[str, WeightedSum]]:
+    """Returns the gradient of the mean loss over a minibatch, and its metrics, one micro-batch at a time.
+
+    Totals and weights are summed over micro-batches and divided once, so the cut does not matter.
+    """
+
+    def total(params: Params, part: TokenBatch) -> tuple[jax.Array, dict[str, WeightedSum]]:
+        value, metrics = loss(learner, params, reference, part)
+        return value.total, metrics
+
+    partial = jax.grad(total, has_aux=True)
+    parts = learner.micro_batches(batch.tokens.shape[0])
+    if parts == 1:
+        summed, metrics = partial(params, batch)
+    else:
+        pieces = split(batch, parts)
+        shapes = jax.eval_shape(partial, params, jax.tree.map(lambda x: x[0], pieces))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        add = lambda sums, part: (jax.tree.map(jnp.add, sums, partial(params, part)), None)  # noqa: E731
+        (summed, metrics), _ = jax.lax.scan(add, zeros, pieces)
+    weight = metrics["loss"].weight
+    scale = jnp.where(weight == 0, 0.0, 1 / jnp.where(weight == 0, 1.0, weight))
+    return jax.tree.map(lambda g: g * scale, summed), metrics
+
+
+def _update(learner: Learner, state: TrainState, batch: TokenBatch) -> tuple[TrainState, dict[str, WeightedSum]]:
+    gradients, metrics = gradient(learner, state.params, state.reference, batch)
+    updates, opt_state = learner.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics["grad_norm"] = WeightedSum(optax.tree.norm(gradients), jnp.ones(()))
+    return dataclasses.replace(state, params=params, opt_state=opt_state), metrics
