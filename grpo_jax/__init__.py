@@ -1,0 +1,54 @@
+"""Group Relative Policy Optimization and its family, as pure functions on a JAX mesh.
+
+Names are imported when they are first used, so that reward workers, which need none of JAX, start fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "grpo_jax.types": ("PromptBatch", "Rollout", "TokenBatch", "WeightedSum"),
+    "grpo_jax.core": (
+        "FullVocabulary",
+        "GroupNormalised",
+        "Objective",
+        "PpoClip",
+        "ProcessNormalised",
+        "deepseek_r1",
+        "exact",
+        "grpo",
+        "k1",
+        "k2",
+        "k3",
+        "per_sequence",
+        "per_token",
+        "policy_loss",
+        "ppo_clip",
+        "reinforce",
+        "sequence_mean",
+        "sft",
+        "token_logprobs",
+        "token_mean",
+    ),
+    "grpo_jax.models": ("DecoderConfig",),
+    "grpo_jax.rollout": ("Sampler", "generate", "publish", "sample_keys"),
+    "grpo_jax.train": ("Learner", "Result", "Run", "TrainState", "train", "train_step"),
+    "grpo_jax.config": ("Config", "ConfigError", "load"),
+    "grpo_jax.config.build": ("build_run",),
+    "grpo_jax.rewards": ("Reward",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'grpo_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_MODULE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -57,27 +57,15 @@ def _data(config: Config) -> Iterator[str]:
 
 
 def _objective(config: Config) -> Iterator[str]:
-    if not _compares(config):
-        return
     if config.sampling.group < 2:
         yield problem(
             "sampling.group",
             config.sampling.group,
             "at least 2, because an advantage compares the completions of a prompt",
-            "raise it, or set objective=sft",
+            "raise it",
         )
     if not config.rewards:
-        yield problem("rewards", [], "at least one reward", "set rewards=[{function: name}], or objective=sft")
-
-
-def _compares(config: Config) -> bool:
-    """Returns whether the objective computes advantages from rewards, as all do but `sft` and a null advantage."""
-    match config.objective:
-        case {"advantage": advantage}:
-            return advantage is not None
-        case "sft" | {"preset": "sft"}:
-            return False
-    return True
+        yield problem("rewards", [], "at least one reward", "set rewards=[{function: name}]")
 
 
 def _batches(config: Config) -> Iterator[str]:

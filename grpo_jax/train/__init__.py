@@ -5,9 +5,9 @@ from grpo_jax.train.evaluate import evaluate, pass_at_k
 from grpo_jax.train.experience import experience
 from grpo_jax.train.learner import Learner
 from grpo_jax.train.loop import Result, train
-from grpo_jax.train.optimizer import make_optimizer
+from grpo_jax.train.optimizer import make_optimizer, make_schedule
 from grpo_jax.train.run import Run
-from grpo_jax.train.state import TrainState, init_state, state_shardings
+from grpo_jax.train.state import TrainState, init_state
 from grpo_jax.train.step import train_step
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "experience",
     "init_state",
     "make_optimizer",
+    "make_schedule",
     "pass_at_k",
-    "state_shardings",
     "train",
     "train_step",
 ]

@@ -1,0 +1,190 @@
+"""Seconds of one training step, part by part, as one JSON line.
+
+What it does: builds a model of the given shape from random weights, rolls out with end-of-sequence disabled, scores
+the reference if there is a KL term, updates, and repeats; reports the median of the measured steps, the first step
+(with compilation), and the peak memory of the process. What it leaves out: text, rewards and files, because they do
+not depend on the shape.
+
+The rate of a 2048 x 2048 float32 matrix product, measured in the same process, is the yardstick: `rollout_share` and
+`update_share` are the parts' FLOPs over their time and that rate. FLOPs are counted analytically: a prompt once, the
+head on completions only, attention over the keys a query can see, a backward pass as two forwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grpo_jax.core import grpo
+from grpo_jax.mesh import make_mesh
+from grpo_jax.models import DecoderConfig
+from grpo_jax.rollout import Sampler
+from grpo_jax.train import Learner, make_optimizer
+from grpo_jax.train.experience import Rewarded
+from grpo_jax.train.programs import (
+    make_experience,
+    make_first_state,
+    make_keys,
+    make_published,
+    make_rollout,
+    make_step,
+)
+from grpo_jax.train.step import minibatch_order
+from grpo_jax.types import PromptBatch
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value, meaning in (
+        ("hidden", 256, "width of the residual stream"),
+        ("layers", 4, "blocks"),
+        ("heads", 8, "query heads"),
+        ("kv-heads", 2, "key/value heads"),
+        ("mlp", 688, "inner width of the MLP"),
+        ("vocab", 4096, "tokens in the vocabulary"),
+        ("prompts", 8, "prompts per step"),
+        ("group", 8, "completions per prompt"),
+        ("prompt-length", 64, "tokens of a prompt"),
+        ("completion-length", 128, "tokens of a completion"),
+        ("micro-prompts", 0, "prompts per micro-batch; 0 takes all at once"),
+        ("logprob-chunk", 16, "completion positions whose logits are alive at once"),
+        ("unroll", 1, "layers per iteration of the training scan"),
+        ("check-every", 16, "tokens between tests for the end"),
+        ("steps", 5, "measured steps after the first"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{meaning} (default {value})")
+    parser.add_argument("--kl", type=float, default=0.04, help="KL coefficient in the loss; 0 keeps no reference")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--remat", default="none", choices=("none", "layer"))
+    return parser.parse_args()
+
+
+def matmul_rate(size: int = 2048) -> float:
+    """Returns FLOP/s of a float32 matrix product, the best of ten."""
+    a = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    best = min(_seconds(lambda: product(a).block_until_ready()) for _ in range(10))
+    return 2 * size**3 / best
+
+
+def forward_flops(config: DecoderConfig, *, prompts: int, group: int, prompt_length: int, length: int) -> float:
+    """Returns the FLOPs of one forward pass over a batch."""
+    heads = config.heads * config.head_width
+    layer = 2 * config.hidden * (2 * heads + 2 * config.kv_heads * config.head_width + 3 * config.mlp)
+    pair = 4 * heads  # one query and one key: the score, and the sum of values
+    prompt_pairs = prompt_length * (prompt_length + 1) / 2
+    pairs = length * prompt_length + length * (length + 1) / 2
+    per_layer = prompts * (prompt_length * layer + prompt_pairs * pair + group * (length * layer + pairs * pair))
+    return config.layers * per_layer + prompts * group * length * 2 * config.hidden * config.vocab
+
+
+def main() -> None:
+    o = options()
+    config = DecoderConfig(
+        vocab=o.vocab,
+        hidden=o.hidden,
+        layers=o.layers,
+        heads=o.heads,
+        kv_heads=o.kv_heads,
+        head_width=o.hidden // o.heads,
+        mlp=o.mlp,
+        dtype=o.dtype,
+        remat=o.remat,
+        unroll=o.unroll,
+    )
+    learner = Learner(
+        model=config,
+        objective=dataclasses.replace(grpo(), kl_coef=o.kl),
+        optimizer=make_optimizer(1e-5),
+        logprob_chunk=o.logprob_chunk,
+        micro_prompts=o.micro_prompts or None,
+    )
+    random = np.random.default_rng(0)
+    prompt = PromptBatch(
+        tokens=jnp.asarray(random.integers(0, o.vocab, (o.prompts, o.prompt_length)), jnp.int32),
+        mask=jnp.ones((o.prompts, o.prompt_length), bool),
+    )
+    rewarded = Rewarded(
+        reward=jnp.asarray(random.random((o.prompts, o.group)), jnp.float32),
+        valid=jnp.ones((o.prompts, o.group), bool),
+    )
+    order = minibatch_order(0, 0, prompts=o.prompts, minibatches=1, epochs=1)
+
+    def step(state, number: int):
+        clock = [time.perf_counter()]
+        published = make_published(config, state.params)
+        rollout = jax.block_until_ready(
+            make_rollout(
+                config,
+                published,
+                prompt,
+                make_keys(0, number, jnp.arange(o.prompts), group=o.group),
+                length=o.completion_length,
+                eos_ids=(),
+                sampler=Sampler(),
+                check_every=o.check_every,
+            )
+        )
+        clock.append(time.perf_counter())
+        batch = jax.block_until_ready(make_experience(learner, state, prompt, rollout, rewarded))
+        clock.append(time.perf_counter())
+        state, metrics = make_step(learner, state, batch, order)
+        jax.block_until_ready((state, metrics))
+        clock.append(time.perf_counter())
+        return state, np.diff(clock).tolist()
+
+    with jax.set_mesh(make_mesh()):
+        state = make_first_state(learner, 0)
+        jax.block_until_ready(state)
+        state, first = step(state, 0)
+        times = []
+        for number in range(1, o.steps + 1):
+            started = time.perf_counter()
+            state, parts = step(state, number)
+            times.append([*parts, time.perf_counter() - started])
+        rate = matmul_rate()
+    rollout, scoring, update, whole = (statistics.median(column) for column in zip(*times, strict=True))
+    shape = {"prompts": o.prompts, "group": o.group, "prompt_length": o.prompt_length, "length": o.completion_length}
+    forward = forward_flops(config, **shape)
+    tokens = o.prompts * o.group * o.completion_length
+    result = {
+        "model": f"{o.hidden}x{o.layers} heads {o.heads}/{o.kv_heads} mlp {o.mlp} vocab {o.vocab} {o.dtype}",
+        **shape,
+        "kl": o.kl,
+        "micro_prompts": o.micro_prompts,
+        "rollout_seconds": rollout,
+        "scoring_seconds": scoring,
+        "update_seconds": update,
+        "rest_seconds": whole - rollout - scoring - update,
+        "step_seconds": whole,
+        "first_step_seconds": sum(first),
+        "compile_seconds": sum(first) - rollout - scoring - update,
+        "generated_tokens_per_second": tokens / rollout,
+        "trained_tokens_per_second": tokens / (scoring + update),
+        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "matmul_gflops": rate / 1e9,
+        "rollout_share": forward / rollout / rate,
+        "update_share": 3 * forward / update / rate,
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+    print(json.dumps({name: round(v, 4) if isinstance(v, float) else v for name, v in result.items()}))
+
+
+def _seconds(action) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

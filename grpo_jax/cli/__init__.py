@@ -1,0 +1,1 @@
+"""The command line: `grpo-jax train|eval|sample CONFIG [dotted.key=value ...]`."""

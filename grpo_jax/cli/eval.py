@@ -1,0 +1,33 @@
+"""`grpo-jax eval`: held-out accuracy of the last checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import jax
+
+from grpo_jax.cli.build import checked_run, trained_params
+from grpo_jax.cli.main import UserError
+from grpo_jax.config import Config
+from grpo_jax.rewards import Rewards
+from grpo_jax.train import evaluate
+from grpo_jax.train.programs import make_published
+
+
+def run(config: Config, arguments: argparse.Namespace) -> int:
+    """Returns the exit status; prints one measure a line."""
+    built = dataclasses.replace(checked_run(config), resume="must")
+    if built.test_data is None:
+        raise UserError(f"data.test: null; expected the path of a .jsonl file, because {config.data.source} holds none out")
+    with (
+        jax.set_mesh(built.mesh),
+        Rewards(built.rewards, workers=built.reward_workers, deadline=built.reward_deadline) as rewards,
+    ):
+        rewards.check_columns(built.test_data.columns([0]).keys())
+        params, step = trained_params(built)
+        scores = evaluate(built, rewards, make_published(built.learner.model, params))
+    print(f"{built.out}, step {step}, {len(built.test_data)} held-out problems")
+    for name, value in scores.items():
+        print(f"{name:<10}{value:.4f}")
+    return 0

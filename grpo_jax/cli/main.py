@@ -1,0 +1,54 @@
+"""`grpo-jax`: one command, one clear message for each mistake.
+
+Nothing heavy is imported here: reward workers import the main module again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train a policy; continues from the last checkpoint of the run, if there is one",
+    "eval": "accuracy, pass@k and maj@k of the last checkpoint on the held-out problems",
+    "sample": "answer prompts from the last checkpoint",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0; 1 for a mistake, which is printed; 130 for a run that was stopped."""
+    arguments = _parser().parse_args(argv)
+    from grpo_jax.config import ConfigError, load
+
+    try:
+        config = load(arguments.config, arguments.overrides)
+        command = importlib.import_module(f"grpo_jax.cli.{arguments.command}")
+        return command.run(config, arguments)
+    except (ConfigError, UserError) as error:
+        print(f"grpo-jax {arguments.command}: {error}", file=sys.stderr)
+        return 1
+
+
+class UserError(Exception):
+    """A mistake of the user's, in words."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grpo-jax", description="Group Relative Policy Optimization on a JAX mesh.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|eval|sample")
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.add_argument("config", metavar="CONFIG", help="a YAML file")
+        command.add_argument(
+            "overrides", nargs="*", metavar="dotted.key=value", help="changes, such as optimizer.learning_rate=1e-6"
+        )
+        if name == "sample":
+            command.add_argument("--prompt", action="append", required=True, help="a prompt; may be given repeatedly")
+            command.add_argument("--n", type=int, default=1, help="completions per prompt (default 1)")
+            command.add_argument("--temperature", type=float, help="0 is greedy; default: the config's")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""`grpo-jax sample`: completions of the user's prompts from the last checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import jax
+
+from grpo_jax.cli.build import checked_run, trained_params
+from grpo_jax.cli.main import UserError
+from grpo_jax.config import Config
+from grpo_jax.data import Dataset, encode_prompts
+from grpo_jax.train.programs import draw, make_published
+
+
+def run(config: Config, arguments: argparse.Namespace) -> int:
+    """Returns the exit status; prints every prompt with its completions."""
+    built = dataclasses.replace(checked_run(config), resume="must")
+    if arguments.n < 1:
+        raise UserError(f"--n: {arguments.n}; expected at least 1")
+    try:
+        sampler = built.evaluation.sampler
+        if arguments.temperature is not None:
+            sampler = dataclasses.replace(sampler, temperature=arguments.temperature)
+        encode_prompts(arguments.prompt, built.tokenizer, length=built.prompt_length)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    data = Dataset(tuple({"prompt": prompt} for prompt in arguments.prompt))
+    built = dataclasses.replace(built, mesh=jax.make_mesh((1,) * 4, built.mesh.axis_names, devices=jax.devices()[:1]))
+    with jax.set_mesh(built.mesh):
+        params, step = trained_params(built)
+        published = make_published(built.learner.model, params)
+        drawn = draw(built, published, data, range(len(data)), step=step, group=arguments.n, sampler=sampler)
+    for i, completion in enumerate(drawn.completions):
+        print(f"{drawn.prompts[i // arguments.n]}{completion}")
+    return 0
