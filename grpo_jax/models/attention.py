@@ -74,16 +74,24 @@ def causal(length: int) -> Bool[Array, "Q U"]:
     return jnp.tril(jnp.ones((length, length), bool))
 
 
-def rotate(x: Float[Array, "P #G Q *heads C"], position: Int[Array, "P Q"], *, theta: float) -> jax.Array:
-    """Returns `x` with rotary positions: features i and i + C/2 turn by `position * theta ** (-2i / C)`.
+Rotation = tuple[jax.Array, jax.Array]
+"""Cosines and sines `[P, 1, Q, C / 2]` of the angles that a layer's queries and keys turn by."""
+
+
+def rotation(position: Int[Array, "P Q"], *, width: int, theta: float) -> Rotation:
+    """Returns cosine and sine of `position * theta ** (-2i / width)`; computed once, used by every layer."""
+    half = width // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = position.astype(jnp.float32)[:, None, :, None] * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: Float[Array, "P G Q *heads C"], turn: Rotation) -> Float[Array, "P G Q *heads C"]:
+    """Returns `x` with rotary positions: features i and i + C/2 are turned together.
 
     Reference: RoFormer, arXiv:2104.09864 (the half-split layout that Llama and Qwen weights use).
     """
     half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position.astype(jnp.float32)[..., None] * frequency
-    heads = x.ndim - 4
-    angle = angle.reshape(angle.shape[0], 1, angle.shape[1], *(1,) * heads, half)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    cos, sin = (jnp.expand_dims(part, tuple(range(3, x.ndim - 1))) for part in turn)
     low, high = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1).astype(x.dtype)

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from grpo_jax.mesh import constrain
-from grpo_jax.models.attention import Own, Shared, attend, causal
+from grpo_jax.models.attention import Own, Rotation, Shared, attend, causal, rotation
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.layers import Block, Decoder, FusedBlock, RMSNorm
 from grpo_jax.types import PromptBatch
@@ -83,9 +83,17 @@ def _final_norm(config: DecoderConfig, params: Params, x: jax.Array) -> jax.Arra
     return norm(x)
 
 
-def _positions(prompt: PromptBatch, length: int) -> Int[Array, "P T"]:
-    """Returns the position of each input of the own segment; the first is the last prompt token."""
-    return prompt.mask.sum(-1)[:, None] - 1 + jnp.arange(length)
+def _rotation(config: DecoderConfig, position: Int[Array, "P Q"]) -> Rotation:
+    return rotation(position, width=config.head_width, theta=config.rope_theta)
+
+
+def _prompt_rotation(config: DecoderConfig, prompt: PromptBatch) -> Rotation:
+    return _rotation(config, jnp.arange(prompt.tokens.shape[-1])[None])
+
+
+def _own_rotation(config: DecoderConfig, prompt: PromptBatch, index: Int[Array, "Q"]) -> Rotation:
+    """Returns the rotation of these inputs of the own segment; input 0 is the last prompt token."""
+    return _rotation(config, prompt.mask.sum(-1, keepdims=True) - 1 + index)
 
 
 def last_token(prompt: PromptBatch) -> Int[Array, "P"]:
@@ -98,10 +106,10 @@ def _own(key: jax.Array, value: jax.Array, mask: jax.Array) -> Own:
     return Own(jnp.einsum("pgukc->pkgcu", key), jnp.einsum("pgukc->pkguc", value), mask)
 
 
-def _prompt_layer(block: Block, x: jax.Array, prompt: PromptBatch) -> tuple[jax.Array, Shared]:
+def _prompt_layer(block: Block, x: jax.Array, prompt: PromptBatch, turn: Rotation) -> tuple[jax.Array, Shared]:
     """Returns the prompts' stream `[P, 1, S, D]` after a layer, and the keys and values their completions see."""
     length = prompt.tokens.shape[-1]
-    q, k, v = block.project(x, jnp.broadcast_to(jnp.arange(length), prompt.tokens.shape))
+    q, k, v = block.project(x, turn)
     x = block.finish(x, attend(q, None, _own(k, v, causal(length))))
     # The last prompt token opens the completion's own segment, so the shared one ends before it.
     before_last = jnp.arange(length) < prompt.mask.sum(-1, keepdims=True) - 1
@@ -121,13 +129,13 @@ def hidden_states(
     P, G, T = tokens.shape
     first = jnp.broadcast_to(last_token(prompt)[:, None, None], (P, G, 1))
     inputs = jnp.concatenate([first, tokens[..., :-1]], -1)
-    position, mask = _positions(prompt, T), causal(T)
+    prompt_turn, turn, mask = _prompt_rotation(config, prompt), _own_rotation(config, prompt, jnp.arange(T)), causal(T)
 
     def layer(streams: tuple[jax.Array, jax.Array], layer_params: Params) -> tuple[Any, None]:
         prompt_x, x = streams
         block = _block(Block, config, layer_params)
-        prompt_x, shared = _prompt_layer(block, prompt_x, prompt)
-        q, k, v = block.project(x, position)
+        prompt_x, shared = _prompt_layer(block, prompt_x, prompt, prompt_turn)
+        q, k, v = block.project(x, turn)
         x = block.finish(x, attend(q, shared, _own(k, v, mask)))
         return (constrain(prompt_x, "prompt"), constrain(x, *STREAM)), None
 
@@ -142,9 +150,9 @@ def hidden_states(
 def prefill(config: DecoderConfig, published: Params, prompt: PromptBatch) -> tuple[Shared, ...]:
     """Returns each layer's keys and values of the prompts, from weights in the rollout layout."""
     x = constrain(_embed(config, published, prompt.tokens)[:, None], "prompt")
-    segments = []
+    segments, turn = [], _prompt_rotation(config, prompt)
     for layer_params in published["layers"]:
-        x, shared = _prompt_layer(_block(FusedBlock, config, layer_params), x, prompt)
+        x, shared = _prompt_layer(_block(FusedBlock, config, layer_params), x, prompt, turn)
         segments.append(shared)
     return tuple(segments)
 
@@ -175,14 +183,14 @@ def decode(
       published: weights in the rollout layout (see `rollout.publish`).
       tokens: the input at `cursor`: the last prompt token at 0, then the tokens drawn.
     """
-    length = cache[0][0].shape[-1]
-    position = prompt.mask.sum(-1)[:, None] - 1 + cursor
+    cursor, length = jnp.asarray(cursor), cache[0][0].shape[-1]
+    turn = _own_rotation(config, prompt, cursor[None])
     mask = (jnp.arange(length) <= cursor)[None]
     x = constrain(_embed(config, published, tokens[..., None]), *STREAM)
     written = []
     for layer_params, shared, (keys, values) in zip(published["layers"], segments, cache, strict=True):
         block = _block(FusedBlock, config, layer_params)
-        q, k, v = block.project(x, position)
+        q, k, v = block.project(x, turn)
         own = _own(k, v, mask)
         keys = jax.lax.dynamic_update_slice_in_dim(keys, own.key, cursor, 4)
         values = jax.lax.dynamic_update_slice_in_dim(values, own.value, cursor, 3)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from grpo_jax.models.attention import rotate
+from grpo_jax.models.attention import Rotation, rotate
 from grpo_jax.models.config import DecoderConfig
 
 
@@ -137,7 +137,6 @@ class Block(nnx.Module):
 
     def __init__(self, config: DecoderConfig, key: jax.Array) -> None:
         c, keys = config, jax.random.split(key, 4)
-        self.theta = c.rope_theta
         self.attention_norm = RMSNorm(c.hidden, c.norm_eps)
         self.attention = self.projections(c, keys[0])
         self.qk_norm = c.qk_norm
@@ -152,12 +151,12 @@ class Block(nnx.Module):
         self.mlp = self.gate_up(c, keys[2])
         self.down = weight(keys[3], (c.mlp, c.hidden), ("mlp", "embed"), fan_in=c.mlp)
 
-    def project(self, x: jax.Array, position: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x: jax.Array, turn: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the rotated queries `[P, G, Q, K, R, C]`, and keys and values `[P, G, Q, K, C]`."""
         q, k, v = self.attention(self.attention_norm(x))
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, position, theta=self.theta), rotate(k, position, theta=self.theta), v
+        return rotate(q, turn), rotate(k, turn), v
 
     def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         """Returns the residual stream after the attention's output and the MLP."""

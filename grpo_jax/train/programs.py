@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grpo_jax.data import Dataset, encode_prompts
-from grpo_jax.mesh import fetch, sharding
+from grpo_jax.mesh import fetch, jit, sharding
 from grpo_jax.models import init
 from grpo_jax.models.decoder import Params
 from grpo_jax.rollout import Sampler, generate, publish, sample_keys
@@ -25,26 +25,25 @@ from grpo_jax.train.state import TrainState, constrain_state, init_state, renew_
 from grpo_jax.train.step import train_step
 from grpo_jax.types import PromptBatch, Rollout
 
-make_experience = jax.jit(experience, static_argnums=0)
-make_published = jax.jit(publish, static_argnums=0)
-make_step = jax.jit(train_step, static_argnums=0, donate_argnums=1)
-make_reference = jax.jit(renew_reference, donate_argnums=0)
-make_rollout = jax.jit(
-    generate, static_argnums=0, static_argnames=("length", "eos_ids", "sampler", "check_every")
-)
-make_keys = jax.jit(sample_keys, static_argnames="group")
 
-
-@jax.jit(static_argnums=0)
-def make_state(learner: Learner, params: Params) -> TrainState:
+def _state(learner: Learner, params: Params) -> TrainState:
     """Returns the state at step 0 on the mesh."""
     return constrain_state(learner, init_state(learner, params))
 
 
-@jax.jit(static_argnums=0)
-def make_first_state(learner: Learner, seed: jax.Array) -> TrainState:
+def _first_state(learner: Learner, seed: jax.Array) -> TrainState:
     """Returns the state at step 0 of freshly drawn parameters."""
-    return constrain_state(learner, init_state(learner, init(learner.model, jax.random.key(seed))))
+    return _state(learner, init(learner.model, jax.random.key(seed)))
+
+
+make_state = jit(_state, static_argnums=0)
+make_first_state = jit(_first_state, static_argnums=0)
+make_published = jit(publish, static_argnums=0)
+make_keys = jit(sample_keys, static_argnames="group")
+make_rollout = jit(generate, static_argnums=0, static_argnames=("length", "eos_ids", "sampler", "check_every"))
+make_experience = jit(experience, static_argnums=0)
+make_step = jit(train_step, static_argnums=0, donate_argnums=1)
+make_reference = jit(renew_reference, donate_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""`jit` with the compiler options that were measured to be faster."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+"""On a CPU only products go to the YNNPACK library: its reductions, the default too, made an update 1.8 times slower
+(measured with jaxlib 0.10.2; experiments/benchmark/README.md)."""
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Returns `jax.jit(function, **options)` with this backend's compiler options.
+
+    The backend is asked at the first call, not at import: multi-host start must come before it.
+    """
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        return jax.jit(function, compiler_options=_compiler_options(), **options)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return compiled()(*args, **kwargs)
+
+    call.compiled = compiled
+    return call
+
+
+@functools.cache
+def _compiler_options() -> dict[str, str]:
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:  # a release of XLA without this option
+        return {}
+    return CPU_OPTIONS
