@@ -1,9 +1,9 @@
 """The embedded task: short sums with worked solutions, and demonstrations that sometimes forget to carry.
 
-A problem is `47+85-29=`: operands of a fixed number of digits, results that never drop below zero.
+A problem is `47+85-29=?`: operands of a fixed number of digits, results that never drop below zero.
 Its worked solution does column arithmetic from the units upward, one operation after the other:
 
-    7+5=12,4+8+1=13:132;12-9=3,13-2-1=10:103
+    7+5=12,4+8=12+1=13:132;12-9=3,13-2=11-1=10:103
 
 Each operation writes one column per operand digit, then `:` and the result; `;` separates operations.
 The top column takes whatever is left of the running value (the 13 of 132), so every operation has the same
@@ -11,7 +11,7 @@ number of columns. A column reads its two digits, the carry, and nothing else. A
 borrows by a leading 1 (`12-9`). The result is the last digit of every column, read downward, with the top
 column whole and without leading zeros.
 
-A carry is one decision: `+1` (or `-1` after a borrow) at the end of the next column, or its absence.
+A carry is one decision: `+1=` (or `-1=` after a borrow) at the end of the next column, or its absence.
 Forgetting it gives a different value, from which the text goes on consistently. The generator admits only
 problems in which forgotten carries neither make a value negative nor cancel each other, so that
 **an answer is right exactly when no carry was forgotten**.
@@ -27,23 +27,23 @@ import numpy as np
 
 from grpo_jax.data.dataset import Dataset
 
-ALPHABET = "0123456789+-=,:;"
+ALPHABET = "0123456789+-=?,:;"
 """Every character of prompts and worked solutions."""
 
-_PROMPT = re.compile(r"\d+([+-]\d+)+=")
+_PROMPT = re.compile(r"\d+([+-]\d+)+=\?")
 _Column = tuple[int, int, int, int]
 
 
 def solution(prompt: str, *, forget: Sequence[bool] = ()) -> str:
     """Returns the worked solution of `prompt`.
 
-    >>> solution("47+85-29=")
-    '7+5=12,4+8+1=13:132;12-9=3,13-2-1=10:103'
-    >>> solution("47+85-29=", forget=[False, True])
-    '7+5=12,4+8+1=13:132;12-9=3,13-2=11:113'
+    >>> solution("47+85-29=?")
+    '7+5=12,4+8=12+1=13:132;12-9=3,13-2=11-1=10:103'
+    >>> solution("47+85-29=?", forget=[False, True])
+    '7+5=12,4+8=12+1=13:132;12-9=3,13-2=11:113'
 
     Args:
-      prompt: a problem such as `47+85-29=`.
+      prompt: a problem such as `47+85-29=?`.
       forget: one flag per place where a carry can occur, operation by operation and from the units upward:
         `operations * (digits - 1)` flags. True omits the carry if there is one. Empty forgets nothing.
 
@@ -61,7 +61,10 @@ def solution(prompt: str, *, forget: Sequence[bool] = ()) -> str:
         if value < 0:
             raise ValueError(f"{prompt!r} has a negative running value: make_split avoids these problems")
         sign = "+" if step > 0 else "-"
-        written = (f"{top}{sign}{bottom}{f'{sign}1' * carry}={result}" for top, bottom, carry, result in columns)
+        written = (
+            f"{top}{sign}{bottom}={top + int(f'{sign}{bottom}')}{f'{sign}1={result}' * carry}"
+            for top, bottom, carry, result in columns
+        )
         parts.append(f"{','.join(written)}:{value}")
     return ";".join(parts)
 
@@ -124,7 +127,7 @@ def make_split(seed: int, *, train: int, test: int, operations: int = 2, digits:
             signs = [1 - 2 * (code >> i & 1) for i in range(operations)]
             steps = [sign * operand for sign, operand in zip(signs, operands[1:], strict=True)]
             if _admissible(operands[0], steps, digits):
-                prompt = f"{operands[0]}{''.join(f'{step:+d}' for step in steps)}="
+                prompt = f"{operands[0]}{''.join(f'{step:+d}' for step in steps)}=?"
                 found.append({"prompt": prompt, "answer": str(operands[0] + sum(steps))})
         if len(found) == wanted:
             return Dataset(tuple(found[:train])), Dataset(tuple(found[train:]))
@@ -139,14 +142,14 @@ def make_split(seed: int, *, train: int, test: int, operations: int = 2, digits:
 def parse(prompt: str) -> tuple[int, list[int], int]:
     """Returns the first operand, the signed other operands, and the number of digits of each operand.
 
-    >>> parse("47+85-29=")
+    >>> parse("47+85-29=?")
     (47, [85, -29], 2)
 
     Raises:
       ValueError: the text is no problem, or its operands differ in length.
     """
     if not _PROMPT.fullmatch(prompt):
-        raise ValueError(f"{prompt!r} is not a problem such as '47+85-29='")
+        raise ValueError(f"{prompt!r} is not a problem such as '47+85-29=?'")
     widths = {len(word) for word in re.findall(r"\d+", prompt)}
     if len(widths) > 1:
         raise ValueError(f"{prompt!r} has operands of {sorted(widths)} digits: give all the same number")

@@ -1,6 +1,7 @@
 """The decoder against a float64 NumPy one that knows neither segments nor caches nor stacked layers."""
 
 import dataclasses
+import functools
 from functools import partial
 
 import chex
@@ -11,10 +12,12 @@ import pytest
 
 from grpo_jax.core import token_logprobs
 from grpo_jax.models import DecoderConfig, decode, empty_cache, head, hidden_states, init, logical_axes, prefill
+from grpo_jax.models.decoder import last_token
 from grpo_jax.rollout import publish
 from grpo_jax.testing.decoder import log_softmax, plain_logits
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from grpo_jax.types import PromptBatch
+from tests.rollout.small import quick_jit, random_params
 
 FAMILIES = {
     "llama": tiny_config(tied=False),
@@ -22,55 +25,26 @@ FAMILIES = {
     "qwen3": tiny_config(qk_norm=True, head_width=6),
     "one head each": tiny_config(heads=2, kv_heads=2, rope_theta=1e6),
 }
-T = 7
+PROMPT = tiny_prompts()
+P, G, T = 4, 3, 7
+TOKENS = jax.random.randint(jax.random.key(9), (P, G, T), 0, 23)
+
+states = quick_jit(hidden_states, static_argnums=0)
 
 
-def randomised(config, seed=0):
-    """Parameters without zeros or ones, so that no bias or scale can hide."""
-    params = init(config, jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
-
-
-def completions(prompts, group=3, vocab=23):
-    return jax.random.randint(jax.random.key(9), (prompts, group, T), 0, vocab)
-
-
-def expected_logits(config, params, prompt, tokens):
-    """The logits that predict each completion token, from the concatenated sequence."""
-    P, G, _ = tokens.shape
-    out = np.zeros((P, G, T, config.vocab))
-    for p in range(P):
-        text = np.asarray(prompt.tokens[p])[np.asarray(prompt.mask[p])].tolist()
-        for g in range(G):
-            out[p, g] = plain_logits(config, params, text + tokens[p, g].tolist())[len(text) - 1 : -1]
-    return out
-
-
-@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
-def test_the_training_forward_equals_the_plain_one_at_every_position(config):
-    params, prompt = randomised(config), tiny_prompts()
-    tokens = completions(4)
-    got = hidden_states(config, params, prompt, tokens) @ head(params)
-    np.testing.assert_allclose(got, expected_logits(config, params, prompt, tokens), atol=3e-5)
-
-
-@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
-def test_cached_decoding_equals_the_plain_forward_at_every_position(config):
-    params, prompt = randomised(config), tiny_prompts()
-    tokens = completions(4)
-    expected = expected_logits(config, params, prompt, tokens)
+@partial(quick_jit, static_argnums=0)
+def decode_all(config, params, prompt, tokens):
+    """The logits `[T, P, G, V]` that cached decoding gives when it is fed these tokens."""
     published = publish(config, params)
-    segments, cache = prefill(config, published, prompt), empty_cache(config, 4, 3, T)
-    last = jnp.take_along_axis(prompt.tokens, prompt.mask.sum(-1, keepdims=True) - 1, -1)
-    inputs = jnp.concatenate([jnp.broadcast_to(last[:, None], (4, 3, 1)), tokens[..., :-1]], -1)
-    step = jax.jit(partial(decode, config))
-    for t in range(T):
-        logits, cache = step(published, prompt, segments, cache, inputs[..., t], t)
-        np.testing.assert_allclose(logits, expected[..., t, :], atol=3e-5)
-        np.testing.assert_allclose(jax.nn.log_softmax(logits), log_softmax(expected[..., t, :]), atol=3e-5)
+    segments, cache = prefill(config, published, prompt), empty_cache(config, *tokens.shape)
+    first = jnp.broadcast_to(last_token(prompt)[:, None, None], (*tokens.shape[:2], 1))
+    inputs = jnp.moveaxis(jnp.concatenate([first, tokens[..., :-1]], -1), -1, 0)
+
+    def step(cache, now):
+        logits, cache = decode(config, published, prompt, segments, cache, now[0], now[1])
+        return cache, logits
+
+    return jax.lax.scan(step, cache, (inputs, jnp.arange(tokens.shape[-1])))[1]
 
 
 def mean_logp(config, params, prompt, tokens, weight):
@@ -78,40 +52,104 @@ def mean_logp(config, params, prompt, tokens, weight):
     return (scored.logp * weight).mean()
 
 
+value_and_gradient = quick_jit(jax.value_and_grad(mean_logp, argnums=1), static_argnums=0)
+
+
+def plain_completion_logits(config, params, prompt, tokens):
+    """The float64 logits that predict each completion token, from the concatenated sequence."""
+    out = np.zeros((*tokens.shape, config.vocab))
+    for p, g in np.ndindex(*tokens.shape[:2]):
+        text = np.asarray(prompt.tokens[p])[np.asarray(prompt.mask[p])].tolist()
+        out[p, g] = plain_logits(config, params, text + tokens[p, g].tolist())[len(text) - 1 : -1]
+    return out
+
+
+def plain_mean_logp(config, params, prompt, tokens, weight):
+    """`mean_logp` in float64."""
+    logp = log_softmax(plain_completion_logits(config, params, prompt, tokens))
+    return (np.take_along_axis(logp, np.asarray(tokens)[..., None], -1)[..., 0] * np.float64(weight)).mean()
+
+
+@functools.cache
+def expected_logits(config):
+    return plain_completion_logits(config, random_params(config), PROMPT, TOKENS)
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_the_training_forward_equals_the_plain_one_at_every_position(config):
+    params = random_params(config)
+    got = states(config, params, PROMPT, TOKENS) @ head(params)
+    np.testing.assert_allclose(got, expected_logits(config), atol=3e-5)
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_cached_decoding_equals_the_plain_forward_at_every_position(config):
+    logits = jnp.moveaxis(decode_all(config, random_params(config), PROMPT, TOKENS), 0, 2)
+    np.testing.assert_allclose(logits, expected_logits(config), atol=3e-5)
+    np.testing.assert_allclose(jax.nn.log_softmax(logits), log_softmax(expected_logits(config)), atol=3e-5)
+
+
 def test_a_shared_prompt_equals_a_repeated_one_in_value_and_gradient():
     config = FAMILIES["qwen3"]
-    params, prompt, tokens = randomised(config), tiny_prompts(), completions(4)
-    weight = jax.random.normal(jax.random.key(3), tokens.shape)
-    repeated = PromptBatch(tokens=jnp.repeat(prompt.tokens, 3, 0), mask=jnp.repeat(prompt.mask, 3, 0))
-    alone = tokens.reshape(12, 1, T), weight.reshape(12, 1, T)
-    value = jax.value_and_grad(partial(mean_logp, config))
-    shared_value, shared_gradient = value(params, prompt, tokens, weight)
-    alone_value, alone_gradient = value(params, repeated, *alone)
+    params, weight = random_params(config), jax.random.normal(jax.random.key(3), TOKENS.shape)
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, G, 0), PROMPT)
+    alone = TOKENS.reshape(P * G, 1, T), weight.reshape(P * G, 1, T)
+    shared_value, shared_gradient = value_and_gradient(config, params, PROMPT, TOKENS, weight)
+    alone_value, alone_gradient = value_and_gradient(config, params, repeated, *alone)
     assert abs(shared_value - alone_value) < 1e-6
     chex.assert_trees_all_close(shared_gradient, alone_gradient, atol=2e-6)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(shared_gradient)) > 1e-3
 
 
+def moved_by(params, path, delta):
+    """float64 parameters with `delta` added to the leaf at `path`."""
+    add = lambda at, x: np.asarray(x, np.float64) + (delta if at == path else 0.0)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(add, params)
+
+
 def test_the_gradient_reaches_the_prompt_through_its_keys_and_values():
-    """The embedding of a token that only a prompt holds moves the completions' log-probs as finite differences say."""
-    config = tiny_config(tied=False)
-    params, tokens = randomised(config), completions(1) % 20
+    """The embedding of tokens that only the prompt holds moves the completions' log-probs as float64 differences say.
+
+    The head is not tied, so these rows act on the completions through nothing but keys and values of the prompt.
+    """
+    config = FAMILIES["llama"]
+    params, tokens = random_params(config), TOKENS[:1] % 20
     prompt = PromptBatch(tokens=jnp.array([[21, 22, 5]]), mask=jnp.ones((1, 3), bool))
-    loss = lambda params: mean_logp(config, params, prompt, tokens, 1.0)  # noqa: E731
-    gradient = jax.grad(loss)(params)["embed"][21]
-    direction = jax.random.normal(jax.random.key(0), gradient.shape)
-    moved = [{**params, "embed": params["embed"].at[21].add(sign * 1e-2 * direction)} for sign in (1, -1)]
-    difference = (loss(moved[0]) - loss(moved[1])) / 2e-2
-    assert abs(float(difference)) > 1e-3
-    np.testing.assert_allclose(gradient @ direction, difference, rtol=2e-2)
+    weight = np.ones(tokens.shape)
+    gradient = value_and_gradient(config, params, prompt, tokens, weight)[1]["embed"][21:23]
+    path, step = (jax.tree_util.DictKey("embed"),), 1e-5
+    difference = np.zeros(gradient.shape)
+    for row, column in np.ndindex(*gradient.shape):
+        delta = np.zeros(params["embed"].shape)
+        delta[21 + row, column] = step
+        ends = [plain_mean_logp(config, moved_by(params, path, s * delta), prompt, tokens, weight) for s in (1, -1)]
+        difference[row, column] = (ends[0] - ends[1]) / (2 * step)
+    assert np.abs(difference).max() > 1e-3
+    np.testing.assert_allclose(gradient, difference, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_the_gradient_of_every_parameter_is_that_of_the_plain_forward(family):
+    """Along a random direction of each leaf, against float64 differences."""
+    config = FAMILIES[family]
+    params, weight, step = random_params(config), jax.random.normal(jax.random.key(3), TOKENS.shape), 1e-5
+    leaves = jax.tree_util.tree_leaves_with_path(value_and_gradient(config, params, PROMPT, TOKENS, weight)[1])
+    rng = np.random.default_rng(0)
+    for path, gradient in leaves:
+        along = rng.normal(size=gradient.shape)
+        ends = [
+            plain_mean_logp(config, moved_by(params, path, s * along), PROMPT, TOKENS, weight) for s in (step, -step)
+        ]
+        expected = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose((gradient * along).sum(), expected, rtol=1e-4, atol=1e-6, err_msg=str(path))
 
 
 @pytest.mark.parametrize("change", [{"remat": "layer"}, {"unroll": 2}], ids=str)
 def test_how_the_layers_are_run_changes_neither_value_nor_gradient(change):
     config = FAMILIES["qwen3"]
-    params, prompt, tokens = randomised(config), tiny_prompts(), completions(4)
+    weight = jax.random.normal(jax.random.key(3), TOKENS.shape)
     results = [
-        jax.jit(jax.value_and_grad(partial(mean_logp, c)))(params, prompt, tokens, 1.0)
+        value_and_gradient(c, random_params(config), PROMPT, TOKENS, weight)
         for c in (config, dataclasses.replace(config, **change))
     ]
     chex.assert_trees_all_close(*results, atol=1e-6)
@@ -119,42 +157,45 @@ def test_how_the_layers_are_run_changes_neither_value_nor_gradient(change):
 
 def test_what_follows_a_token_does_not_change_it():
     config = FAMILIES["llama"]
-    params, prompt, tokens = randomised(config), tiny_prompts(), completions(4)
-    other = tokens.at[..., 4:].set(1)
-    a, b = (hidden_states(config, params, prompt, x) for x in (tokens, other))
+    a, b = (states(config, random_params(config), PROMPT, x) for x in (TOKENS, TOKENS.at[..., 4:].set(1)))
     chex.assert_trees_all_equal(a[..., :5, :], b[..., :5, :])
+    assert float(jnp.abs(a[..., 5:, :] - b[..., 5:, :]).min(-1).max()) > 1e-3
 
 
 def test_prompt_padding_does_not_change_anything():
     config = FAMILIES["llama"]
-    params, prompt, tokens = randomised(config), tiny_prompts(), completions(4)
-    other = PromptBatch(tokens=jnp.where(prompt.mask, prompt.tokens, 7), mask=prompt.mask)
-    a, b = (hidden_states(config, params, p, tokens) for p in (prompt, other))
+    other = PromptBatch(tokens=jnp.where(PROMPT.mask, PROMPT.tokens, 7), mask=PROMPT.mask)
+    a, b = (states(config, random_params(config), p, TOKENS) for p in (PROMPT, other))
     chex.assert_trees_all_equal(a, b)
 
 
 def test_bfloat16_computes_in_bfloat16_and_stays_near_float32():
     config = FAMILIES["llama"]
-    params, prompt, tokens = randomised(config), tiny_prompts(), completions(4)
-    half = hidden_states(dataclasses.replace(config, dtype="bfloat16"), params, prompt, tokens)
+    params = random_params(config)
+    half = states(dataclasses.replace(config, dtype="bfloat16"), params, PROMPT, TOKENS)
     assert half.dtype == jnp.bfloat16
-    whole = hidden_states(config, params, prompt, tokens)
-    assert float(jnp.abs(half - whole).mean()) < 0.05
+    assert float(jnp.abs(half - states(config, params, PROMPT, TOKENS)).mean()) < 0.05
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 def test_every_parameter_has_logical_axes_of_its_rank(config):
-    params, axes = init(config, jax.random.key(0)), logical_axes(config)
+    params, axes = random_params(config), logical_axes(config)
     shapes = {jax.tree_util.keystr(path): leaf.ndim for path, leaf in jax.tree.leaves_with_path(params)}
     named = jax.tree.leaves_with_path(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     assert {jax.tree_util.keystr(path): len(names) for path, names in named} == shapes
 
 
 def test_layers_start_different_and_from_the_key_alone():
-    config = tiny_config()
-    params = init(config, jax.random.key(0))
-    assert not np.allclose(params["layers"]["down"][0], params["layers"]["down"][1])
-    chex.assert_trees_all_equal(params, init(config, jax.random.key(0)))
+    start = partial(init, tiny_config())
+    draw = quick_jit(start)
+    first, other = draw(jax.random.key(0)), draw(jax.random.key(1))
+    for name, of in {"down": lambda params: params["layers"]["down"], "embed": lambda params: params["embed"]}.items():
+        assert not np.allclose(of(first)[0], of(first)[1]), name
+        assert not np.allclose(of(first), of(other)), name
+    # A second trace makes the same program of the key: no state outside it was read.
+    programs = [jax.make_jaxpr(start)(jax.random.key(0)) for _ in range(2)]
+    assert str(programs[0]) == str(programs[1])
+    chex.assert_trees_all_equal(programs[0].consts, programs[1].consts)
 
 
 @pytest.mark.parametrize(

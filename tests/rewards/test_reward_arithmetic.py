@@ -7,8 +7,8 @@ import pytest
 from grpo_jax.data.arithmetic import demonstrations, make_split, parse, solution
 from grpo_jax.rewards import arithmetic
 
-PROMPT = "47+85-29="
-RIGHT = "7+5=12,4+8+1=13:132;12-9=3,13-2-1=10:103"
+PROMPT = "47+85-29=?"
+RIGHT = "7+5=12,4+8=12+1=13:132;12-9=3,13-2=11-1=10:103"
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_answer_reads_what_follows_the_last_colon(completion, expected):
 @pytest.mark.parametrize(
     ("completion", "expected"),
     [
-        (RIGHT, [(19, 1.0), (40, 1.0)]),
-        ("7+5=12,4+8=12:122;12-9=3,12-2-1=9:93", [(17, 0.0), (36, 0.0)]),
+        (RIGHT, [(22, 1.0), (46, 1.0)]),
+        ("7+5=12,4+8=12:122;12-9=3,12-2=10-1=9:93", [(17, 0.0), (39, 0.0)]),
         ("7+5=12,4+8=12:122;12-9=3,12-2=10:103", [(17, 0.0), (36, 1.0)]),
         (":132", [(4, 1.0), (4, 0.0)]),
         (":132;", [(4, 1.0), (5, 0.0)]),
@@ -56,9 +56,9 @@ def test_steps_score_each_operation_at_its_end(completion, expected):
         (RIGHT + ";", 0.0),
         (RIGHT + "\n", 0.0),
         ("x" + RIGHT, 0.0),
-        ("7+5=12,4+8+1=13", 0.0),
-        ("7+5=12,4+8-1=13:132", 0.0),
-        ("7+5=12,4+8+2=14:142", 0.0),
+        ("7+5=12,4+8=12+1=13", 0.0),
+        ("7+5=12,4+8=12-1=13:132", 0.0),
+        ("7+5=12,4+8=12+2=14:142", 0.0),
         ("7+15=22:22", 0.0),
         ("", 0.0),
     ],
