@@ -7,11 +7,11 @@ Its worked solution does column arithmetic from the units upward, one operation 
 
 Each operation writes one column per operand digit, then `:` and the result; `;` separates operations.
 The top column takes whatever is left of the running value (the 13 of 132), so every operation has the same
-number of columns. A column reads its two digits, the carry, and nothing else. A digit that is too small
-borrows by a leading 1 (`12-9`). The result is the last digit of every column, read downward, with the top
+number of columns. A column reads its two digits, the carry, and nothing else; the first has no carry. A digit
+that is too small borrows by a leading 1 (`12-9`). The result is the last digit of every column, read downward, with the top
 column whole and without leading zeros.
 
-A carry is one decision: `+1=` (or `-1=` after a borrow) at the end of the next column, or its absence.
+A carry is one decision: `+1` or `+0` (after a borrow `-1` or `-0`) behind the sum of the next column's digits.
 Forgetting it gives a different value, from which the text goes on consistently. The generator admits only
 problems in which forgotten carries neither make a value negative nor cancel each other, so that
 **an answer is right exactly when no carry was forgotten**.
@@ -40,12 +40,12 @@ def solution(prompt: str, *, forget: Sequence[bool] = ()) -> str:
     >>> solution("47+85-29=?")
     '7+5=12,4+8=12+1=13:132;12-9=3,13-2=11-1=10:103'
     >>> solution("47+85-29=?", forget=[False, True])
-    '7+5=12,4+8=12+1=13:132;12-9=3,13-2=11:113'
+    '7+5=12,4+8=12+1=13:132;12-9=3,13-2=11-0=11:113'
 
     Args:
       prompt: a problem such as `47+85-29=?`.
       forget: one flag per place where a carry can occur, operation by operation and from the units upward:
-        `operations * (digits - 1)` flags. True omits the carry if there is one. Empty forgets nothing.
+        `operations * (digits - 1)` flags. True writes 0 for the carry if there is one. Empty forgets nothing.
 
     Raises:
       ValueError: the prompt is no problem, `forget` has another length, or a value becomes negative.
@@ -61,10 +61,10 @@ def solution(prompt: str, *, forget: Sequence[bool] = ()) -> str:
         if value < 0:
             raise ValueError(f"{prompt!r} has a negative running value: make_split avoids these problems")
         sign = "+" if step > 0 else "-"
-        written = (
-            f"{top}{sign}{bottom}={top + int(f'{sign}{bottom}')}{f'{sign}1={result}' * carry}"
-            for top, bottom, carry, result in columns
-        )
+        written = []
+        for place, (top, bottom, carry, result) in enumerate(columns):
+            carried = f"{sign}{carry}={result}" * (place > 0)
+            written.append(f"{top}{sign}{bottom}={top + int(f'{sign}{bottom}')}{carried}")
         parts.append(f"{','.join(written)}:{value}")
     return ";".join(parts)
 

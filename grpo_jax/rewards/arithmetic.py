@@ -6,7 +6,7 @@ import itertools
 import re
 from typing import Any
 
-_COLUMN = r"\d+(?:\+\d=\d+(?:\+1=\d+)?|-\d=\d+(?:-1=\d+)?)"
+_COLUMN = r"\d+(?:\+\d=\d+(?:\+[01]=\d+)?|-\d=\d+(?:-[01]=\d+)?)"
 _OPERATION = rf"{_COLUMN}(?:,{_COLUMN})*:\d+"
 _SOLUTION = re.compile(rf"{_OPERATION}(?:;{_OPERATION})*")
 
@@ -29,8 +29,8 @@ def steps(prompts: list[str], completions: list[str], **_: Any) -> list[list[tup
     `end` counts the completion's characters up to the end of that operation's result, without the `;`.
     An operation that the completion lacks has the value 0 at the completion's end; surplus ones are not scored.
 
-    >>> steps(["47+85-29=?"], ["7+5=12,4+8=12:122;12-9=3,12-2=10:103"])
-    [[(17, 0.0), (36, 1.0)]]
+    >>> steps(["47+85-29=?"], ["7+5=12,4+8=12+0=12:122;12-9=3,12-2=10-0=10:103"])
+    [[(22, 0.0), (46, 1.0)]]
     """
     return [_steps(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
@@ -40,9 +40,9 @@ def format(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
 
         solution  = operation (";" operation)*
         operation = column ("," column)* ":" number
-        column    = number "+" digit "=" number ["+1=" number]  |  number "-" digit "=" number ["-1=" number]
+        column    = number "+" digit "=" number ["+" bit "=" number]  |  number "-" digit "=" number ["-" bit "=" number]
 
-    >>> format(["47+85=?"] * 2, ["7+5=12,4+8=12:122", "7+5=12,4+8=12-1=11:112"])
+    >>> format(["47+85=?"] * 2, ["7+5=12,4+8=12+0=12:122", "7+5=12,4+8=12-1=11:112"])
     [1.0, 0.0]
     """
     return [float(_SOLUTION.fullmatch(completion) is not None) for completion in completions]

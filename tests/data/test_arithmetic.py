@@ -16,17 +16,17 @@ def final(completion):
     ("prompt", "forget", "expected"),
     [
         ("47+85-29=?", [], "7+5=12,4+8=12+1=13:132;12-9=3,13-2=11-1=10:103"),
-        ("47+85-29=?", [True, False], "7+5=12,4+8=12:122;12-9=3,12-2=10-1=9:93"),
-        ("47+85-29=?", [False, True], "7+5=12,4+8=12+1=13:132;12-9=3,13-2=11:113"),
-        ("12+34+51=?", [True, True], "2+4=6,1+3=4:46;6+1=7,4+5=9:97"),  # nothing to forget
-        ("10-10+25=?", [], "0-0=0,1-1=0:0;0+5=5,0+2=2:25"),
-        ("20-15-11=?", [True, True], "10-5=5,2-1=1:15;5-1=4,1-1=0:4"),
+        ("47+85-29=?", [True, False], "7+5=12,4+8=12+0=12:122;12-9=3,12-2=10-1=9:93"),
+        ("47+85-29=?", [False, True], "7+5=12,4+8=12+1=13:132;12-9=3,13-2=11-0=11:113"),
+        ("12+34+51=?", [True, True], "2+4=6,1+3=4+0=4:46;6+1=7,4+5=9+0=9:97"),  # nothing to forget
+        ("10-10+25=?", [], "0-0=0,1-1=0-0=0:0;0+5=5,0+2=2+0=2:25"),
+        ("20-15-11=?", [True, True], "10-5=5,2-1=1-0=1:15;5-1=4,1-1=0-0=0:4"),
         ("99+99+99=?", [], "9+9=18,9+9=18+1=19:198;8+9=17,19+9=28+1=29:297"),
         ("7+5=?", [], "7+5=12:12"),
         ("101-99+10=?", None, None),
         ("500-199=?", [], "10-9=1,10-9=1-1=0,5-1=4-1=3:301"),
-        ("500-199=?", [True, False], "10-9=1,10-9=1,5-1=4-1=3:311"),
-        ("195+105=?", [False, True], "5+5=10,9+0=9+1=10,1+1=2:200"),
+        ("500-199=?", [True, False], "10-9=1,10-9=1-0=1,5-1=4-1=3:311"),
+        ("195+105=?", [False, True], "5+5=10,9+0=9+1=10,1+1=2+0=2:200"),
     ],
 )
 def test_worked_solutions(prompt, forget, expected):
@@ -119,7 +119,7 @@ def test_demonstrations_and_solutions_are_checked():
         demonstrations(["11+11=?"], seed=0, wrong=1.5)
     with pytest.raises(ValueError, match=r"forget has 2 flags for '11\+11=\?': give 1, or none"):
         solution("11+11=?", forget=[True, False])
-    with pytest.raises(ValueError, match=r"'11-12=?' has a negative running value"):
+    with pytest.raises(ValueError, match=r"'11-12=\?' has a negative running value"):
         solution("11-12=?")
     for text in ("11+12", "11=", "+11+12=", "11*12=", ""):
         with pytest.raises(ValueError, match="is not a problem such as"):

@@ -91,7 +91,7 @@ def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_possible_toke
 
 
 def test_frequencies_are_the_probabilities():
-    """Chi-square of n independent draws: its mean is V - 1, its deviation sqrt(2 (V - 1)); five of those are allowed."""
+    """Chi-square of n independent draws: mean V - 1, deviation sqrt(2 (V - 1)); five deviations are allowed."""
     vocab, count = 23, 100_000
     rng = np.random.default_rng(0)
     logits = rng.normal(size=vocab)
