@@ -1,7 +1,18 @@
-"""Eight virtual devices for the tests of the mesh; one cache of compiled programs for the commands that tests start."""
+"""Eight virtual devices for the tests of the mesh, and one cache of compiled programs for the whole suite."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-# Before the first import of JAX: the number of devices is read once.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Before the first import of JAX: these are read once. Commands that tests start inherit them.
+# Tests are about numbers, not speed: the lower level of the backend halves the time that it compiles.
+flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Most of the suite's time is compilation, and many tests compile the same program.
+    cache = tempfile.mkdtemp(prefix="grpo_jax-compiled-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"

@@ -19,6 +19,8 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0; 1 for a mistake, which is printed; 130 for a run that was stopped."""
     arguments = _parser().parse_args(argv)
+    # `my_rewards:function` in a configuration is looked for where the command is given, as `python -m` would.
+    sys.path.insert(0, "")
     from grpo_jax.config import ConfigError, load
 
     try:

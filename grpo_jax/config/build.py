@@ -11,7 +11,7 @@ from grpo_jax.config.load import to_dict
 from grpo_jax.config.objective import build_objective
 from grpo_jax.config.schema import Config
 from grpo_jax.core import sft
-from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, arithmetic, encode_prompts, read_jsonl
+from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, arithmetic, encode_completions, encode_prompts, read_jsonl
 from grpo_jax.mesh import make_mesh
 from grpo_jax.models import DecoderConfig
 from grpo_jax.rewards import Reward, resolve
@@ -69,7 +69,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         mesh=make_mesh(**to_dict(config)["mesh"]),
         learner=learner,
         schedule=schedule,
-        warm_up=_warm_up(config, learner, train_data),
+        warm_up=_warm_up(config, learner, train_data, tokenizer),
         tokenizer=tokenizer,
         train_data=train_data,
         test_data=test_data,
@@ -154,7 +154,7 @@ def _optimizer(config: Config, schedule: Any) -> Any:
     )
 
 
-def _warm_up(config: Config, learner: Learner, data: Dataset) -> WarmUp | None:
+def _warm_up(config: Config, learner: Learner, data: Dataset, tokenizer: CharTokenizer) -> WarmUp | None:
     warm = config.warmup
     if warm.steps == 0:
         return None
@@ -175,6 +175,8 @@ def _warm_up(config: Config, learner: Learner, data: Dataset) -> WarmUp | None:
             return arithmetic.demonstrations(data.prompts(rows), seed=seed, wrong=warm.wrong)
         return data.columns(rows)["completion"]
 
+    # Every demonstration must fit; better to hear of it now than after the first hours.
+    encode_completions(demonstrate(range(len(data)), (config.seed, 0)), tokenizer, length=config.sampling.max_tokens)
     schedule = make_schedule(
         learning_rate=warm.learning_rate, warmup_steps=max(warm.steps // 10, 1), schedule="cosine", updates=warm.steps
     )

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
@@ -20,7 +19,7 @@ from grpo_jax.train.optimizer import make_optimizer
 from grpo_jax.train.programs import make_experience, make_keys, make_published, make_rollout, make_state, make_step
 from grpo_jax.train.step import minibatch_order
 from grpo_jax.types import TokenBatch
-from tests.rollout.small import random_params
+from tests.rollout.small import QUICK, random_params
 
 P, G, T = 32, 8, 6
 MODEL = tiny_config(vocab=24, qkv_bias=True, qk_norm=True, tied=False)
@@ -34,7 +33,9 @@ LEARNER = Learner(
     minibatches=2,
     micro_prompts=8,
 )
-PROMPT = tiny_prompts((5, 1, 3, 6) * (P // 4), vocab=MODEL.vocab)
+# On the host, as a run's data is: placing it is then no program of its own.
+PROMPT = fetch(tiny_prompts((5, 1, 3, 6) * (P // 4), vocab=MODEL.vocab))
+PARAMS, REFERENCE = (fetch(random_params(MODEL, seed)) for seed in (0, 1))
 SHAPES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 8, 1), (1, 1, 4, 2), (2, 2, 1, 2), (2, 2, 2, 1), (1, 1, 1, 1)]
 
 
@@ -45,18 +46,24 @@ def rewards(tokens, mask):
     return Rewarded(reward=np.where(valid, reward, np.nan), valid=valid)
 
 
+def run(program, static, *args, **options):
+    """Calls a program of a run, compiled as there but for the optimisation of machine code."""
+    return program.compiled().lower(static, *args, **options).compile(QUICK)(*args)
+
+
 def whole_step(learner, mesh):
     """Everything that a step computes, on `mesh` or on a single device without one."""
     place = lambda x, *axes: x if mesh is None else jax.device_put(x, sharding(mesh, *axes))  # noqa: E731
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        reference = make_state(learner, random_params(MODEL, seed=1)).params
-        state = dataclasses.replace(make_state(learner, random_params(MODEL)), reference=reference)
+        reference = run(make_state, learner, REFERENCE).params
+        state = dataclasses.replace(run(make_state, learner, PARAMS), reference=reference)
         prompt = place(PROMPT, "prompt")
-        rollout = make_rollout(
+        rollout = run(
+            make_rollout,
             MODEL,
-            make_published(MODEL, state.params),
+            run(make_published, MODEL, state.params),
             prompt,
-            place(make_keys(0, 3, jnp.arange(P), group=G), "prompt", "sample"),
+            place(make_keys(0, 3, np.arange(P, dtype=np.int32), group=G), "prompt", "sample"),
             length=T,
             eos_ids=(3, 11),
             sampler=Sampler(temperature=learner.temperature),
@@ -64,9 +71,9 @@ def whole_step(learner, mesh):
         )
         tokens, mask = fetch((rollout.tokens, rollout.mask))
         rewarded = place(rewards(tokens, mask), "prompt", "sample")
-        batch = make_experience(learner, state, prompt, rollout, rewarded)
+        batch = run(make_experience, learner, state, prompt, rollout, rewarded)
         order = minibatch_order(0, 3, prompts=P, minibatches=learner.minibatches, epochs=learner.epochs)
-        state, metrics = make_step(learner, state, batch, order)
+        state, metrics = run(make_step, learner, state, batch, order)
         return rollout, batch, state, metrics
 
 
@@ -104,8 +111,7 @@ def test_the_step_on_one_device_draws_learns_and_uses_every_term(alone):
     assert metrics["kl"] > 1e-3
     assert metrics["ratio"] != 1
     assert metrics["sampler_gap"] < 1e-5
-    start = random_params(MODEL)
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, fetch(start))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, PARAMS)
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
@@ -157,11 +163,11 @@ def test_a_supervised_batch_of_single_completions_is_the_same_on_a_mesh_that_spl
         advantage=np.ones((P, 1, T), np.float32),
     )
     order = np.arange(P, dtype=np.int32)[None]
-    expected = fetch(make_step(learner, make_state(learner, random_params(MODEL)), batch, order))
+    expected = fetch(run(make_step, learner, run(make_state, learner, PARAMS), batch, order))
     mesh = make_mesh(data=2, group=2, fsdp=2)
     with jax.set_mesh(mesh):
         placed = jax.device_put(batch, sharding(mesh, "prompt"))
-        got = make_step(learner, make_state(learner, random_params(MODEL)), placed, order)
+        got = run(make_step, learner, run(make_state, learner, PARAMS), placed, order)
     assert got[0].params["embed"].sharding.is_equivalent_to(NamedSharding(mesh, Spec("tensor", "fsdp")), 2)
     assert expected[1]["loss"] > 1
     for leaf, leaf_1 in zip(jax.tree.leaves(fetch(got)), jax.tree.leaves(expected), strict=True):

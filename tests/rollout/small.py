@@ -20,7 +20,13 @@ def _accepted(options):
     return known
 
 
-QUICK = _accepted({"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False})
+QUICK = _accepted(
+    {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+)
 """No optimisation of machine code: five times faster to compile, and the same numbers to a few roundings."""
 
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)

@@ -29,7 +29,7 @@ KL = "objective={preset: grpo, kl_coef: 0.1}"
 
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_bit_by_bit(tiny_run):
     """Params, optimizer, reference, every metric and every sample; the reference is renewed on both sides of the stop."""
-    changes = (KL, "train.reference_every=2", "train.minibatches=2", "train.epochs=2", "eval.every=2")
+    changes = (KL, "train.reference_every=4", "train.minibatches=2", "train.epochs=2", "eval.every=2")
     whole = train(tiny_run(*changes, out="whole"))
     run = tiny_run(*changes, out="cut")
     first = train(run, stop=stop_at(3))
@@ -44,7 +44,8 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_bit_by_bit(tiny_run)
         assert len(rows(run, kind)) == (6 if kind == "train" else 4)
     assert (run.out / "samples.jsonl").read_text() == (reference.out / "samples.jsonl").read_text()
     assert second.before == whole.before
-    assert not np.allclose(whole.state.reference["embed"], whole.state.params["embed"])
+    moved = whole.state.reference["embed"] - whole.state.params["embed"]
+    assert 0 < float(np.abs(moved).max()) < 0.1
 
 
 def test_a_killed_run_continues_from_its_last_valid_checkpoint(tiny_run):
@@ -144,7 +145,7 @@ def test_learning_moves_the_reward_up(tiny_run):
     run = tiny_run("train.steps=30", "optimizer.learning_rate=0.02", "train.prompts=8", "train.micro_prompts=")
     train(run)
     reward = [row["reward/tests.train.rewards:digits"] for row in rows(run)]
-    assert np.mean(reward[-5:]) > 2 * np.mean(reward[:5])
+    assert np.mean(reward[-5:]) > 2 * reward[0]
 
 
 @pytest.mark.parametrize(
