@@ -18,7 +18,12 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0; 1 for a mistake, which is printed; 130 for a run that was stopped."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unknown option {unknown[0]}; changes are written dotted.key=value")
+    # argparse gives up on positional words behind an option; they are overrides all the same.
+    arguments.overrides += rest
     # `my_rewards:function` in a configuration is looked for where the command is given, as `python -m` would.
     sys.path.insert(0, "")
     from grpo_jax.config import ConfigError, load

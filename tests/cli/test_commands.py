@@ -60,6 +60,13 @@ def test_a_command_that_needs_a_checkpoint_says_where_it_looked(command, capsys,
     assert f"{tmp_path / 'run' / 'checkpoints'} has no valid checkpoint" in capsys.readouterr().err
 
 
+def test_an_unknown_option_is_refused(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", CONFIG, "--steps", "5"])
+    assert exit.value.code == 2
+    assert "unknown option --steps; changes are written dotted.key=value" in capsys.readouterr().err
+
+
 def test_a_missing_configuration_is_named(capsys):
     assert main(["train", "configs/nothing.yaml"]) == 1
     assert "configs/nothing.yaml" in capsys.readouterr().err
@@ -95,13 +102,13 @@ def test_a_stopped_command_saves_and_continues(tmp_path):
     """SIGTERM in the middle: the state of that step is on disk, and the same command goes on behind it."""
     overrides = [*TINY, f"out={tmp_path / 'run'}", "train.steps=2000", "checkpoint.every=100000"]
     program = [sys.executable, "-m", "grpo_jax.cli.main", "train", CONFIG, *overrides]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     shown = []
-    for line in process.stdout:
-        shown.append(line)
-        if line.split()[:1] == ["5"]:
-            process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 130
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            shown.append(line)
+            if line.split()[:1] == ["5"]:
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 130
     stopped = int(shown[-1].split("stopped at step ")[1].split(";")[0])
     assert 5 <= stopped < 2000
     assert (tmp_path / "run" / "checkpoints" / str(stopped) / "manifest.json").exists()
