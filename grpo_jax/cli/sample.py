@@ -11,6 +11,7 @@ from grpo_jax.cli.build import checked_run, trained_params
 from grpo_jax.cli.main import UserError
 from grpo_jax.config import Config
 from grpo_jax.data import Dataset, encode_prompts
+from grpo_jax.mesh import make_mesh
 from grpo_jax.train.programs import draw, make_published
 
 
@@ -27,7 +28,8 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     data = Dataset(tuple({"prompt": prompt} for prompt in arguments.prompt))
-    built = dataclasses.replace(built, mesh=jax.make_mesh((1,) * 4, built.mesh.axis_names, devices=jax.devices()[:1]))
+    # The number of prompts is the user's, so they are not split over devices.
+    built = dataclasses.replace(built, mesh=make_mesh())
     with jax.set_mesh(built.mesh):
         params, step = trained_params(built)
         published = make_published(built.learner.model, params)

@@ -101,6 +101,17 @@ def test_a_shared_prompt_equals_a_repeated_one_in_value_and_gradient():
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(shared_gradient)) > 1e-3
 
 
+@pytest.mark.parametrize("shift", [-200.0, 200.0])
+def test_one_softmax_spans_both_segments_whichever_outweighs_the_other(shift):
+    """exp(200) is no float32: the maximum of both segments has to leave the exponent."""
+    ones, yes = jnp.ones((1, 1, 1, 1, 1, 1)), jnp.ones((1, 1), bool)
+    shared = Shared(shift * ones[0, 0], 3 * ones[0, 0], yes)
+    out = lambda shared: attend(ones, shared, Own(ones[0], 5 * ones[0], yes)).sum()  # noqa: E731
+    value, gradient = jax.value_and_grad(out)(shared._replace(mask=None), allow_int=True)
+    assert value == (3 if shift > 0 else 5)
+    assert jnp.isfinite(gradient.key).all()
+
+
 def moved_by(params, path, delta):
     """float64 parameters with `delta` added to the leaf at `path`."""
     add = lambda at, x: np.asarray(x, np.float64) + (delta if at == path else 0.0)  # noqa: E731

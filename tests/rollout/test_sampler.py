@@ -75,6 +75,21 @@ def test_a_token_without_probability_is_never_drawn(vocab, impossible):
             assert np.isfinite(logp).all()
 
 
+@pytest.mark.parametrize("vocab", [23, 257, 1000])
+def test_a_uniform_next_to_a_step_draws_no_token_without_probability(vocab):
+    """Where rounding decides which side of a step a number lies on, and the tokens beside the step are impossible."""
+    rng = np.random.default_rng(vocab)
+    logits = np.where(rng.random(vocab) < 0.2, 3 * rng.normal(size=vocab), -1e30).astype(np.float32)
+    step = np.cumsum(np.exp(log_softmax(logits)))[:-1].astype(np.float32)
+    near = [step]
+    for towards in (0, 2):
+        for _ in range(3):
+            near.append(np.nextafter(near[-1] if _ else step, np.float32(towards)))
+    uniform = np.clip(np.concatenate(near), *EDGES)
+    token, _ = invert(repeat(logits, len(uniform)), uniform)
+    assert (logits[token] > -1e3).all()
+
+
 @pytest.mark.parametrize("vocab", [2, 5, 16, 23])
 def test_the_only_possible_token_is_drawn_with_probability_one(vocab):
     logits = np.where(np.eye(vocab, dtype=bool), np.float32(0.7), np.float32(-1e30))
@@ -193,8 +208,9 @@ def test_rows_are_drawn_one_by_one_whatever_their_axes():
     logits, uniform = rng.normal(size=(3, 4, 23)).astype(np.float32), rng.random((3, 4), dtype=np.float32)
     together = draw(Sampler(top_k=9), logits, uniform)
     for p, g in itertools.product(range(3), range(4)):
-        for got, expected in zip(draw(Sampler(top_k=9), logits[p, g], uniform[p, g]), together, strict=True):
-            np.testing.assert_array_equal(got, expected[p, g])
+        token, logp = draw(Sampler(top_k=9), logits[p, g], uniform[p, g])
+        assert token == together[0][p, g]
+        np.testing.assert_allclose(logp, together[1][p, g], atol=1e-6)
     assert (together[0].dtype, together[1].dtype) == (jnp.int32, jnp.float32)
 
 
