@@ -19,7 +19,9 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     """Returns the exit status; prints one measure a line."""
     built = dataclasses.replace(checked_run(config), resume="must")
     if built.test_data is None:
-        raise UserError(f"data.test: null; expected the path of a .jsonl file, because {config.data.source} holds none out")
+        raise UserError(
+            f"data.test: null; expected the path of a .jsonl file, because {config.data.source} holds none out"
+        )
     with (
         jax.set_mesh(built.mesh),
         Rewards(built.rewards, workers=built.reward_workers, deadline=built.reward_deadline) as rewards,

@@ -8,8 +8,8 @@ Its worked solution does column arithmetic from the units upward, one operation 
 Each operation writes one column per operand digit, then `:` and the result; `;` separates operations.
 The top column takes whatever is left of the running value (the 13 of 132), so every operation has the same
 number of columns. A column reads its two digits, the carry, and nothing else; the first has no carry. A digit
-that is too small borrows by a leading 1 (`12-9`). The result is the last digit of every column, read downward, with the top
-column whole and without leading zeros.
+that is too small borrows by a leading 1 (`12-9`). The result is the last digit of every column, read downward,
+with the top column whole and without leading zeros.
 
 A carry is one decision: `+1` or `+0` (after a borrow `-1` or `-0`) behind the sum of the next column's digits.
 Forgetting it gives a different value, from which the text goes on consistently. The generator admits only

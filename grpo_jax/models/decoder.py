@@ -91,12 +91,12 @@ def _prompt_rotation(config: DecoderConfig, prompt: PromptBatch) -> Rotation:
     return _rotation(config, jnp.arange(prompt.tokens.shape[-1])[None])
 
 
-def _own_rotation(config: DecoderConfig, prompt: PromptBatch, index: Int[Array, "Q"]) -> Rotation:
+def _own_rotation(config: DecoderConfig, prompt: PromptBatch, index: Int[Array, Q]) -> Rotation:
     """Returns the rotation of these inputs of the own segment; input 0 is the last prompt token."""
     return _rotation(config, prompt.mask.sum(-1, keepdims=True) - 1 + index)
 
 
-def last_token(prompt: PromptBatch) -> Int[Array, "P"]:
+def last_token(prompt: PromptBatch) -> Int[Array, P]:
     """Returns the last token of every prompt."""
     return jnp.take_along_axis(prompt.tokens, prompt.mask.sum(-1, keepdims=True) - 1, axis=-1)[:, 0]
 

@@ -81,9 +81,7 @@ class Projections(nnx.Module):
         k = jnp.einsum("pgqd,dkc->pgqkc", x, self.k[...].astype(x.dtype))
         v = jnp.einsum("pgqd,dkc->pgqkc", x, self.v[...].astype(x.dtype))
         if self.bias:
-            q, k, v = (
-                y + b[...].astype(x.dtype) for y, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias))
-            )
+            q, k, v = (y + b[...].astype(x.dtype) for y, b in ((q, self.q_bias), (k, self.k_bias), (v, self.v_bias)))
         return q, k, v
 
 
@@ -144,9 +142,7 @@ class Block(nnx.Module):
             self.q_norm = RMSNorm(c.head_width, c.norm_eps)
             self.k_norm = RMSNorm(c.head_width, c.norm_eps)
         heads = (c.kv_heads, c.heads // c.kv_heads, c.head_width)
-        self.out = weight(
-            keys[1], (*heads, c.hidden), ("kv_heads", None, None, "embed"), fan_in=c.heads * c.head_width
-        )
+        self.out = weight(keys[1], (*heads, c.hidden), ("kv_heads", None, None, "embed"), fan_in=c.heads * c.head_width)
         self.mlp_norm = RMSNorm(c.hidden, c.norm_eps)
         self.mlp = self.gate_up(c, keys[2])
         self.down = weight(keys[3], (c.mlp, c.hidden), ("mlp", "embed"), fan_in=c.mlp)

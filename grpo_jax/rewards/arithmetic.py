@@ -40,7 +40,8 @@ def format(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
 
         solution  = operation (";" operation)*
         operation = column ("," column)* ":" number
-        column    = number "+" digit "=" number ["+" bit "=" number]  |  number "-" digit "=" number ["-" bit "=" number]
+        column    = number "+" digit "=" number ["+" bit "=" number]
+                  | number "-" digit "=" number ["-" bit "=" number]
 
     >>> format(["47+85=?"] * 2, ["7+5=12,4+8=12+0=12:122", "7+5=12,4+8=12-1=11:112"])
     [1.0, 0.0]

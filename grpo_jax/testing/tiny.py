@@ -13,7 +13,7 @@ from grpo_jax.types import PromptBatch
 
 def tiny_config(**changes: Any) -> DecoderConfig:
     """Returns the configuration of a decoder of two layers, with grouped queries."""
-    shape = dict(vocab=23, hidden=16, layers=2, heads=4, kv_heads=2, head_width=4, mlp=24)
+    shape = {"vocab": 23, "hidden": 16, "layers": 2, "heads": 4, "kv_heads": 2, "head_width": 4, "mlp": 24}
     return DecoderConfig(**{**shape, **changes})
 
 

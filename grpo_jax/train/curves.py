@@ -37,6 +37,8 @@ def draw_curves(out: Path) -> Path | None:
 def _accuracy(axes: Any, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> None:
     axes.plot([row["step"] for row in rows], [row["success"] for row in rows], color="tab:gray", label="training")
     for name, color in (("sampled", "tab:blue"), ("greedy", "tab:orange")):
-        axes.plot([r["step"] for r in held_out], [r[name] for r in held_out], "o-", color=color, label=f"held out, {name}")
+        axes.plot(
+            [r["step"] for r in held_out], [r[name] for r in held_out], "o-", color=color, label=f"held out, {name}"
+        )
     axes.set_ylim(0, 1.02)
     axes.legend(fontsize=8, loc="lower right")

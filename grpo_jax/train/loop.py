@@ -13,7 +13,7 @@ import numpy as np
 from grpo_jax.data import batch_indices
 from grpo_jax.rewards import Rewards, Scores
 from grpo_jax.rollout import Sampler
-from grpo_jax.train.checkpoint import CheckpointError, Checkpoints
+from grpo_jax.train.checkpoint import Checkpoints
 from grpo_jax.train.curves import draw_curves
 from grpo_jax.train.evaluate import evaluate
 from grpo_jax.train.judge import judge, solved
@@ -162,7 +162,9 @@ def _host_metrics(run: Run, drawn: Drawn, scores: Scores) -> dict[str, float]:
         "reward_std": float(applied.std()) if applied.size else 0.0,
         "success": float(solved(scores).mean()),
         **{
-            f"reward/{name}": float(np.nanmean(values)) for name, values in scores.each.items() if np.isfinite(values).any()
+            f"reward/{name}": float(np.nanmean(values))
+            for name, values in scores.each.items()
+            if np.isfinite(values).any()
         },
         "invalid": float(1 - valid.mean()),
         # Groups without a difference teach nothing.

@@ -81,11 +81,8 @@ def test_a_uniform_next_to_a_step_draws_no_token_without_probability(vocab):
     rng = np.random.default_rng(vocab)
     logits = np.where(rng.random(vocab) < 0.2, 3 * rng.normal(size=vocab), -1e30).astype(np.float32)
     step = np.cumsum(np.exp(log_softmax(logits)))[:-1].astype(np.float32)
-    near = [step]
-    for towards in (0, 2):
-        for _ in range(3):
-            near.append(np.nextafter(near[-1] if _ else step, np.float32(towards)))
-    uniform = np.clip(np.concatenate(near), *EDGES)
+    ulp = np.spacing(step)
+    uniform = np.clip(np.concatenate([step + k * ulp for k in range(-3, 4)]), *EDGES)
     token, _ = invert(repeat(logits, len(uniform)), uniform)
     assert (logits[token] > -1e3).all()
 

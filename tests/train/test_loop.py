@@ -28,7 +28,7 @@ KL = "objective={preset: grpo, kl_coef: 0.1}"
 
 
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_bit_by_bit(tiny_run):
-    """Params, optimizer, reference, every metric and every sample; the reference is renewed on both sides of the stop."""
+    """Params, optimizer, reference, every metric and every sample; the reference is renewed behind the stop."""
     changes = (KL, "train.reference_every=4", "train.minibatches=2", "train.epochs=2", "eval.every=2")
     whole = train(tiny_run(*changes, out="whole"))
     run = tiny_run(*changes, out="cut")
@@ -87,7 +87,7 @@ def test_resume_refuses_another_configuration_and_names_the_fields(tiny_run):
 
 
 def test_resume_must_needs_a_checkpoint(tiny_run):
-    with pytest.raises(CheckpointError, match="resume: 'must', but .* has no valid checkpoint"):
+    with pytest.raises(CheckpointError, match=r"resume: 'must', but .* has no valid checkpoint"):
         train(tiny_run("resume=must"))
 
 

@@ -31,7 +31,9 @@ def learner(objective, **changes):
 def moved(params, scale=0.05):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(5), len(leaves))
-    return jax.tree.unflatten(tree, [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(
+        tree, [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +266,9 @@ def test_no_logits_of_the_whole_batch_exist_in_the_compiled_step(objective):
 def test_the_memory_test_would_see_logits_of_the_whole_batch():
     """The same reading finds the buffer in a program that does hold it."""
     plain = jax.jit(jax.grad(lambda h, w: jax.nn.log_softmax(h @ w).max(-1).sum(), argnums=1))
-    compiled = plain.lower(jax.ShapeDtypeStruct((1024, 8), jnp.float32), jax.ShapeDtypeStruct((8, 4096), jnp.float32)).compile()
+    compiled = plain.lower(
+        jax.ShapeDtypeStruct((1024, 8), jnp.float32), jax.ShapeDtypeStruct((8, 4096), jnp.float32)
+    ).compile()
     assert "f32[1024,4096]" in compiled.as_text()
     assert compiled.memory_analysis().temp_size_in_bytes > 0.6 * 1024 * 4096 * 4
 
