@@ -65,27 +65,24 @@ def train(run: Run, *, stop: Callable[[], bool] = lambda: False) -> Result:
         with Record(run.out, step=start.step, steps=run.steps) as record:
             for line in start.notes:
                 record.say(line)
-            state, before = _begin(run, rewards, saved, record, start)
-            state, done = _steps(run, rewards, saved, record, state, start, stop, before)
-            after = _evaluate(run, rewards, record, state, done) if done == run.steps else {}
+            state, start = _begin(run, rewards, saved, record, start)
+            state, done, after = _steps(run, rewards, saved, record, state, start, stop)
         draw_curves(run.out)
-    return Result(state=state, step=done, before=before, after=after)
+    return Result(state=state, step=done, before=start.before, after=after)
 
 
-def _begin(
-    run: Run, rewards: Rewards, saved: Checkpoints, record: Record, start: Start
-) -> tuple[TrainState, dict[str, float]]:
-    """Returns the state to continue from, warmed up if it is new, and the held-out accuracy before step 1."""
+def _begin(run: Run, rewards: Rewards, saved: Checkpoints, record: Record, start: Start) -> tuple[TrainState, Start]:
+    """Returns the state to continue from, warmed up if it is new, and the start with the accuracy before step 1."""
     if start.checkpoint is not None:
-        return restore(run, saved, start), start.before
+        return restore(run, saved, start), start
     if run.warm_up is not None and run.warm_up.steps:
         state = warm_up(run, make_first_state(run.warm_up.learner, run.seed), record)
         state = make_state(run.learner, state.params)
     else:
         state = make_first_state(run.learner, run.seed)
-    before = _evaluate(run, rewards, record, state, 0)
-    saved.save(0, state, _meta(run, 0, before))
-    return state, before
+    start = dataclasses.replace(start, before=_evaluate(run, rewards, record, state, 0))
+    saved.save(0, state, _meta(run, 0, start, {}))
+    return state, start
 
 
 def _steps(
@@ -96,26 +93,29 @@ def _steps(
     state: TrainState,
     start: Start,
     stop: Callable[[], bool],
-    before: dict[str, float],
-) -> tuple[TrainState, int]:
-    """Returns the state and the step after the last step, or after the one at which `stop` said so."""
-    cursor, stopped = start.cursor, False
+) -> tuple[TrainState, int, dict[str, float]]:
+    """Returns the state, the step and the final accuracy after the last step, or after that at which `stop` said so.
+
+    Everything a step records is on disk before its checkpoint is, so a continued run misses nothing of it.
+    """
+    cursor, after = start.cursor, start.after
     for step in range(start.step, run.steps):
         state, row = _step(run, rewards, record, state, step, cursor)
         cursor += run.prompts
         record.train(row)
         saved.poll()
         done = step + 1
-        stopped = stop()
+        last, stopped, every = done == run.steps, stop(), run.evaluation.every
         if run.reference_every and done % run.reference_every == 0 and state.reference is not None:
             state = make_reference(state)
-        if done % run.checkpoint_every == 0 or done == run.steps or stopped:
-            saved.save(done, state, _meta(run, cursor, before))
+        if last or (every and done % every == 0):
+            scores = _evaluate(run, rewards, record, state, done)
+            after = scores if last else {}
+        if done % run.checkpoint_every == 0 or last or stopped:
+            saved.save(done, state, _meta(run, cursor, start, after))
         if stopped:
-            return state, done
-        if run.evaluation.every and done % run.evaluation.every == 0 and done < run.steps:
-            _evaluate(run, rewards, record, state, done)
-    return state, run.steps
+            return state, done, after
+    return state, run.steps, after
 
 
 def _step(
@@ -196,10 +196,11 @@ def _evaluate(run: Run, rewards: Rewards, record: Record, state: TrainState, ste
     return scores
 
 
-def _meta(run: Run, cursor: int, before: dict[str, float]) -> dict[str, Any]:
+def _meta(run: Run, cursor: int, start: Start, after: dict[str, float]) -> dict[str, Any]:
     return {
         "cursor": cursor,
-        "before": before,
+        "before": start.before,
+        "after": after,
         "config": run.description,
         "data": run.train_data.fingerprint(),
     }

@@ -21,6 +21,8 @@ class Start:
     cursor: int = 0
     checkpoint: int | None = None
     before: dict[str, float] = dataclasses.field(default_factory=dict)
+    after: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Of a run that is finished."""
     notes: tuple[str, ...] = ()
 
 
@@ -46,8 +48,14 @@ def find_start(run: Run, saved: Checkpoints) -> Start:
         return Start(notes=notes)
     meta = saved.meta(step)
     _compare(run, meta, saved)
+    if step > run.steps:
+        raise CheckpointError(
+            f"train.steps: {run.steps}; the checkpoint in {saved.directory} is of step {step}; raise it, or set "
+            "resume=never to start anew (the old run is moved aside)"
+        )
     notes += (f"continuing from step {step} of {run.steps} ({saved.directory / str(step)})",)
-    return Start(step=step, cursor=meta["cursor"], checkpoint=step, before=meta["before"], notes=notes)
+    after = meta["after"] if step == run.steps else {}
+    return Start(step=step, cursor=meta["cursor"], checkpoint=step, before=meta["before"], after=after, notes=notes)
 
 
 def restore(run: Run, saved: Checkpoints, start: Start) -> TrainState:

@@ -29,11 +29,18 @@ KL = "objective={preset: grpo, kl_coef: 0.1}"
 
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_bit_by_bit(tiny_run):
     """Params, optimizer, reference, every metric and every sample; the reference is renewed behind the stop."""
-    changes = (KL, "train.reference_every=4", "train.minibatches=2", "train.epochs=2", "eval.every=2")
+    changes = (
+        KL,
+        "train.reference_every=4",
+        "train.minibatches=2",
+        "train.epochs=2",
+        "eval.every=2",
+        "checkpoint.every=3",
+    )
     whole = train(tiny_run(*changes, out="whole"))
     run = tiny_run(*changes, out="cut")
-    first = train(run, stop=stop_at(3))
-    assert first.step == 3
+    first = train(run, stop=stop_at(2))  # where an evaluation is due, and no checkpoint
+    assert first.step == 2
     assert first.after == {}
     second = train(dataclasses.replace(run, resume="must"))
     assert second.step == 6
@@ -84,6 +91,18 @@ def test_resume_refuses_another_configuration_and_names_the_fields(tiny_run):
         train(tiny_run("train.steps=2", "optimizer.learning_rate=0.5", out="a"))
     longer = train(tiny_run("train.steps=3", "checkpoint.keep=1", out="a"))
     assert longer.step == 3
+
+
+def test_a_finished_run_does_nothing_again(tiny_run):
+    run = tiny_run("train.steps=2", out="c")
+    first = train(run)
+    files = [(run.out / name).read_text() for name in ("metrics.jsonl", "samples.jsonl")]
+    second = train(run)
+    assert [(run.out / name).read_text() for name in ("metrics.jsonl", "samples.jsonl")] == files
+    assert (second.before, second.after, second.step) == (first.before, first.after, 2)
+    chex.assert_trees_all_equal(second.state, first.state)
+    with pytest.raises(CheckpointError, match=r"train.steps: 1; the checkpoint in .* is of step 2"):
+        train(tiny_run("train.steps=1", out="c"))
 
 
 def test_resume_must_needs_a_checkpoint(tiny_run):
