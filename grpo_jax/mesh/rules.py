@@ -28,8 +28,8 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
 def spec(axes: Axes, rules: Mapping[str, Any] = RULES) -> PartitionSpec:
     """Returns the partition of an array whose dimensions bear the logical names `axes` (None: kept whole).
 
-    >>> spec(("prompt", "sample", None))
-    PartitionSpec(('data', 'fsdp'), 'group', None)
+    >>> spec(("prompt", "sample", None)) == PartitionSpec(("data", "fsdp"), "group", None)
+    True
 
     Raises:
       ValueError: a name without a rule, or two dimensions that the rules send to one mesh axis.
