@@ -1,9 +1,12 @@
 """Eight virtual devices for the tests of the mesh, and one cache of compiled programs for the whole suite."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+
+import pytest
 
 # Before the first import of JAX: these are read once. Commands that tests start inherit them.
 # Tests are about numbers, not speed: the lower level of the backend halves the time that it compiles.
@@ -16,3 +19,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_freed():
+    """Every compiled program holds memory maps, of which the kernel grants a process 65,530: then it crashes."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()

@@ -43,14 +43,12 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
     for data in (train_data, test_data):
         if data is not None:
             encode_prompts(data.prompts(range(len(data))), tokenizer, length=config.data.prompt_length)
-    updates = config.train.steps * config.train.epochs * config.train.minibatches
-    optimizer = config.optimizer
-    schedule = make_schedule(
-        learning_rate=optimizer.learning_rate,
-        warmup_steps=optimizer.warmup_steps,
-        schedule=optimizer.schedule,
-        updates=updates,
-    )
+    if tokenizer.vocab_size % config.mesh.tensor:
+        message = problem(
+            "mesh.tensor", config.mesh.tensor, f"a divisor of the vocabulary ({tokenizer.vocab_size})", "change it"
+        )
+        raise ConfigError([message])
+    schedule = _schedule(config)
     learner = Learner(
         model=_model(config, tokenizer.vocab_size),
         objective=objective,
@@ -85,19 +83,34 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         steps=config.train.steps,
         prompts=config.train.prompts,
         reference_every=config.train.reference_every,
-        evaluation=Evaluation(
-            every=config.eval.every,
-            samples=config.eval.samples,
-            sampler=Sampler(
-                temperature=config.sampling.temperature,
-                top_k=config.eval.top_k,
-                top_p=config.eval.top_p,
-                min_p=config.eval.min_p,
-            ),
-            answer_after=config.eval.answer_after,
-        ),
+        evaluation=_evaluation(config),
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
+    )
+
+
+def _schedule(config: Config) -> Any:
+    optimizer = config.optimizer
+    return make_schedule(
+        learning_rate=optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        schedule=optimizer.schedule,
+        updates=config.train.steps * config.train.epochs * config.train.minibatches,
+    )
+
+
+def _evaluation(config: Config) -> Evaluation:
+    sampler = Sampler(
+        temperature=config.sampling.temperature,
+        top_k=config.eval.top_k,
+        top_p=config.eval.top_p,
+        min_p=config.eval.min_p,
+    )
+    return Evaluation(
+        every=config.eval.every,
+        samples=config.eval.samples,
+        sampler=sampler,
+        answer_after=config.eval.answer_after,
     )
 
 

@@ -101,6 +101,7 @@ def _mesh(config: Config) -> Iterator[str]:
         ("model.heads", model.heads, *tensor),
         ("model.kv_heads", model.kv_heads, *tensor),
         ("model.mlp", model.mlp, *tensor),
+        ("model.hidden", model.hidden, "mesh.fsdp", mesh.fsdp),
     ]
     if train.prompts % train.minibatches == 0 and train.minibatches > 1:
         split.append(("train.prompts / train.minibatches", _minibatch(config), *rows))

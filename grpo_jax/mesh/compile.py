@@ -20,14 +20,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """
 
     @functools.cache
-    def compiled() -> Callable[..., Any]:
+    def jitted() -> Callable[..., Any]:
         return jax.jit(function, compiler_options=_compiler_options(), **options)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return compiled()(*args, **kwargs)
+        return jitted()(*args, **kwargs)
 
-    call.compiled = compiled
+    call.jitted = jitted
     return call
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from grpo_jax.mesh import constrain
 from grpo_jax.models.attention import Own, Rotation, Shared, attend, causal, rotation
 from grpo_jax.models.config import DecoderConfig
-from grpo_jax.models.layers import Block, Decoder, FusedBlock, RMSNorm
+from grpo_jax.models.layers import Block, Decoder, FusedBlock, rms_norm
 from grpo_jax.types import PromptBatch
 
 Params = dict[str, Any]
@@ -78,9 +78,7 @@ def _embed(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Arra
 
 
 def _final_norm(config: DecoderConfig, params: Params, x: jax.Array) -> jax.Array:
-    norm = RMSNorm(config.hidden, config.norm_eps)
-    norm.scale = nnx.Param(params["norm"]["scale"])
-    return norm(x)
+    return rms_norm(x, params["norm"]["scale"], eps=config.norm_eps)
 
 
 def _rotation(config: DecoderConfig, position: Int[Array, "P Q"]) -> Rotation:
@@ -91,12 +89,12 @@ def _prompt_rotation(config: DecoderConfig, prompt: PromptBatch) -> Rotation:
     return _rotation(config, jnp.arange(prompt.tokens.shape[-1])[None])
 
 
-def _own_rotation(config: DecoderConfig, prompt: PromptBatch, index: Int[Array, Q]) -> Rotation:
+def _own_rotation(config: DecoderConfig, prompt: PromptBatch, index: Int[Array, "Q"]) -> Rotation:
     """Returns the rotation of these inputs of the own segment; input 0 is the last prompt token."""
     return _rotation(config, prompt.mask.sum(-1, keepdims=True) - 1 + index)
 
 
-def last_token(prompt: PromptBatch) -> Int[Array, P]:
+def last_token(prompt: PromptBatch) -> Int[Array, "P"]:
     """Returns the last token of every prompt."""
     return jnp.take_along_axis(prompt.tokens, prompt.mask.sum(-1, keepdims=True) - 1, axis=-1)[:, 0]
 

@@ -43,17 +43,22 @@ def _swiglu_backward(saved: tuple[jax.Array, jax.Array, jax.Array], g: jax.Array
 swiglu.defvjp(_swiglu_forward, _swiglu_backward)
 
 
+def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
+    """Returns x / sqrt(mean(x^2) + eps) * scale, computed in float32 (arXiv:1910.07467)."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + eps)
+    return (wide * scale).astype(x.dtype)
+
+
 class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x^2) + eps) * scale, in float32 (arXiv:1910.07467)."""
+    """`rms_norm` with its scale, ones at the start."""
 
     def __init__(self, width: int, eps: float) -> None:
         self.scale = nnx.Param(jnp.ones(width), axes=(None,))
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.eps)
-        return (wide * self.scale[...]).astype(x.dtype)
+        return rms_norm(x, self.scale[...], eps=self.eps)
 
 
 class Projections(nnx.Module):

@@ -38,6 +38,7 @@ def generate(
       check_every: K, tokens between two tests for the end.
     """
     P, G = keys.shape
+    # The last round may run past `length`: those tokens are dropped, and their cache writes stay within it.
     steps = -(-length // check_every) * check_every
     segments = prefill(config, published, prompt)
     uniform = jax.vmap(lambda t: _uniform(keys, t))(jnp.arange(steps))
@@ -60,7 +61,7 @@ def generate(
     carry = (
         constrain(jnp.broadcast_to(last_token(prompt)[:, None], (P, G)), *grid),
         constrain(jnp.zeros((P, G), bool), *grid),
-        empty_cache(config, P, G, steps),
+        empty_cache(config, P, G, length),
         constrain(jnp.zeros((steps, P, G), jnp.int32), None, *grid),
         constrain(jnp.zeros((steps, P, G), jnp.float32), None, *grid),
         constrain(jnp.zeros((steps, P, G), bool), None, *grid),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 
-def sample_keys(seed: int, step: Int[Array, ""] | int, prompt: Int[Array, P], group: int) -> Key[Array, "P G"]:
+def sample_keys(seed: int, step: Int[Array, ""] | int, prompt: Int[Array, "P"], group: int) -> Key[Array, "P G"]:
     """Returns the key of each completion.
 
     Neither the mesh nor the other prompts of the batch enter, so a completion can be drawn again alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ class Sampler:
 
     Attributes:
       temperature: 0 takes the most likely token.
-      top_k: only the k most likely tokens.
+      top_k: only the k most likely tokens, and those that tie with the last of them.
       top_p: only the smallest set of most likely tokens that holds this probability (nucleus, arXiv:1904.09751).
       min_p: only tokens with at least this share of the most likely one's probability (arXiv:2407.01082).
     """
@@ -28,10 +29,10 @@ class Sampler:
     min_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature: {self.temperature}; expected 0 (greedy) or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k: {self.top_k}; expected at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature: {self.temperature}; expected 0 (greedy) or a finite number above it")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise ValueError(f"top_k: {self.top_k}; expected an integer of at least 1")
         for name, share in (("top_p", self.top_p), ("min_p", self.min_p)):
             if share is not None and not 0 < share <= 1:
                 raise ValueError(f"{name}: {share}; expected a number in (0, 1]")
@@ -59,7 +60,7 @@ class Sampler:
         if self.top_k is not None:
             kth = jax.lax.top_k(logits, min(self.top_k, logits.shape[-1]))[0][..., -1:]
             logits = jnp.where(logits >= kth, logits, MASKED)
-        if self.top_p is not None:
+        if self.top_p is not None and self.top_p < 1:
             ordered = jnp.sort(logits, -1, descending=True)
             probability = jax.nn.softmax(ordered)
             kept = (jnp.cumsum(probability, -1) - probability < self.top_p).sum(-1, keepdims=True)
@@ -89,7 +90,7 @@ def inverse_cdf(
     hit_block, before = _first_above(mass, target)
     inside = jnp.take_along_axis(blocks, hit_block[..., None, None], axis=-2)[..., 0, :]
     hit, _ = _first_above(inside, target - before[..., None])
-    token = hit_block * block + hit
+    token = jnp.minimum(hit_block * block + hit, vocab - 1)  # NaN logits hit nothing; stay inside the vocabulary
     drawn = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
     return token.astype(jnp.int32), drawn - top[..., 0] - jnp.log(total)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from grpo_jax.train.record import read_metrics
 
 PANELS = (("reward", "reward"), ("accuracy", None), ("kl", "kl"), ("entropy", "entropy"), ("length", "length"))
-UNITS = {"reward": "mean of the group", "accuracy": "share right", "kl": "nats per token", "entropy": "nats per token"}
+UNITS = {"reward": "mean", "accuracy": "share right", "kl": "nats per token", "entropy": "nats per token"}
 
 
 def draw_curves(out: Path) -> Path | None:

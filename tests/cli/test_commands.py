@@ -35,6 +35,10 @@ def compiled():
         (["sampling.group=1"], "sampling.group: value 1; expected at least 2"),
         (["mesh.data=3"], "train.prompts: value 32; expected a multiple of mesh.data * mesh.fsdp (3)"),
         (["mesh.data=16"], "mesh: data=16, group=1, fsdp=1, tensor=1 needs 16 devices, this process sees 8"),
+        (
+            ["mesh.tensor=2", 'data.alphabet="0123456789+-=?,:; "'],
+            "mesh.tensor: value 2; expected a divisor of the vocabulary (21)",
+        ),
         (["objective=grppo"], "did you mean 'grpo'"),
         (["objective={preset: grpo, kl: k4}"], "objective.kl"),
         (["rewards=[{function: arithmetic.anser}]"], "arithmetic.answer"),

@@ -90,10 +90,10 @@ def test_every_shipped_objective_builds(file):
     hash(build_objective(load(file).objective))
 
 
-def test_the_default_file_needs_no_reference():
-    assert not build_objective(
-        load(Path(__file__).parents[2] / "configs" / "arithmetic.yaml").objective
-    ).needs_reference
+def test_the_default_file_keeps_a_reference_only_for_its_kl_term():
+    path = Path(__file__).parents[2] / "configs" / "arithmetic.yaml"
+    assert build_objective(load(path).objective).needs_reference
+    assert not build_objective(load(path, ["objective.kl_coef=0"]).objective).needs_reference
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from grpo_jax.config import ConfigError
         (["mesh.group=2", "eval.samples=3"], "eval.samples: value 3; expected a multiple of mesh.group (2)"),
         (["mesh.tensor=2", "model.heads=1", "model.kv_heads=1"], "model.heads: value 1; expected a multiple of"),
         (["mesh.tensor=4"], "model.kv_heads: value 2; expected a multiple of mesh.tensor (4)"),
+        (["mesh.fsdp=3", "train.prompts=9"], "model.hidden: value 32; expected a multiple of mesh.fsdp (3)"),
         (["mesh.tensor=2", "model.mlp=63"], "model.mlp: value 63; expected a multiple of mesh.tensor (2)"),
         (
             ["optimizer.schedule=cosine", "optimizer.warmup_steps=20", "train.epochs=2"],

@@ -48,7 +48,7 @@ def rewards(tokens, mask):
 
 def run(program, static, *args, **options):
     """Calls a program of a run, compiled as there but for the optimisation of machine code."""
-    return program.compiled().lower(static, *args, **options).compile(QUICK)(*args)
+    return program.jitted().lower(static, *args, **options).compile(QUICK)(*args)
 
 
 def whole_step(learner, mesh):

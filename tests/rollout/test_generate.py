@@ -245,7 +245,7 @@ def test_the_loop_updates_its_caches_in_place():
     length = 16
     lowered = (
         jit(generate, **STATIC)
-        .compiled()
+        .jitted()
         .lower(CONFIG, published, PROMPT, KEYS, length=length, eos_ids=(7,), sampler=Sampler(), check_every=4)
     )
     found = computations(lowered.compile({"xla_backend_optimization_level": 0}).as_text())

@@ -214,8 +214,10 @@ def test_rows_are_drawn_one_by_one_whatever_their_axes():
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("temperature", -0.1, r"0 \(greedy\) or more"),
-        ("top_k", 0, "at least 1"),
+        ("temperature", -0.1, r"0 \(greedy\) or a finite number above it"),
+        ("temperature", float("nan"), r"0 \(greedy\) or a finite number above it"),
+        ("top_k", 2.5, "an integer of at least 1"),
+        ("top_k", 0, "an integer of at least 1"),
         ("top_p", 0.0, r"a number in \(0, 1\]"),
         ("top_p", 1.5, r"a number in \(0, 1\]"),
         ("min_p", -0.5, r"a number in \(0, 1\]"),
