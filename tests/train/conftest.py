@@ -1,5 +1,6 @@
 """Whole runs on a model so small that a step takes milliseconds."""
 
+import jax
 import pytest
 
 from grpo_jax.config import load
@@ -41,4 +42,6 @@ def tiny_run(tmp_path):
         overrides = (*TINY, f"out={tmp_path / out}", *changes)
         return build_run(load("configs/arithmetic.yaml", overrides), rewards=rewards)
 
-    return build
+    yield build
+    # A run compiles thousands of memory maps' worth of programs (tests/conftest.py).
+    jax.clear_caches()
