@@ -34,7 +34,7 @@ _HOME = {
     ),
     "grpo_jax.models": ("DecoderConfig",),
     "grpo_jax.rollout": ("Sampler", "generate", "publish", "sample_keys"),
-    "grpo_jax.train": ("Learner", "Result", "Run", "TrainState", "train", "train_step"),
+    "grpo_jax.train": ("Learner", "Result", "Run", "TrainState", "train_step"),
     "grpo_jax.config": ("Config", "ConfigError", "load"),
     "grpo_jax.config.build": ("build_run",),
     "grpo_jax.rewards": ("Reward",),
