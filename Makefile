@@ -6,16 +6,13 @@ CONFIG ?= configs/arithmetic.yaml
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-slow check format bench clean
+.PHONY: train test check format bench clean
 
 train: .venv/run
 	$(BIN)/grpo-jax train $(CONFIG) $(ARGS)
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow" $(ARGS)
-
-test-slow: .venv/dev
-	$(BIN)/pytest -m slow $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff check .
