@@ -124,7 +124,9 @@ def _lookup(path: str, name: str, module: ModuleType) -> Any:
 
 
 def _public(module: ModuleType) -> dict[str, Any]:
-    """Returns the public functions, classes and instances that a module defines itself, by name."""
+    """Returns what a module offers by name: its `__all__`, or else the public definitions of its own."""
+    if hasattr(module, "__all__"):
+        return {name: vars(module)[name] for name in module.__all__}
     return {
         name: value
         for name, value in vars(module).items()

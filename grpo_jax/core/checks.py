@@ -24,10 +24,13 @@ def require_mask(name: str, mask: jax.Array, like_name: str, like: jax.Array) ->
 
     >>> require_mask("mask", jnp.ones(3), "logp", jnp.zeros(3))
     Traceback (most recent call last):
-    TypeError: mask must be boolean (True on what counts), got dtype float32
+    TypeError: mask must be boolean (True on what counts), got dtype float32 with shape (3,); logp has shape (3,)
     """
     if jnp.result_type(mask) != jnp.bool_:
-        raise TypeError(f"{name} must be boolean (True on what counts), got dtype {jnp.result_type(mask)}")
+        raise TypeError(
+            f"{name} must be boolean (True on what counts), got dtype {jnp.result_type(mask)} with shape "
+            f"{jnp.shape(mask)}; {like_name} has shape {jnp.shape(like)}"
+        )
     require_same_shape(name, mask, like_name, like)
 
 
@@ -54,6 +57,20 @@ def require_integers(name: str, x: jax.Array) -> None:
         raise TypeError(f"{name} must hold integers, got dtype {jnp.result_type(x)}")
 
 
+def require_floats(name: str, x: jax.Array) -> None:
+    """Raises TypeError unless `x` holds floating-point numbers.
+
+    >>> require_floats("reward", jnp.ones((2, 3), int))
+    Traceback (most recent call last):
+    TypeError: reward must hold floating-point numbers, got dtype int32 with shape (2, 3); convert it with astype
+    """
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise TypeError(
+            f"{name} must hold floating-point numbers, got dtype {jnp.result_type(x)} with shape {jnp.shape(x)}; "
+            "convert it with astype"
+        )
+
+
 def require_at_least(name: str, value: float, bound: float) -> None:
     """Raises ValueError unless a Python number is finite and `>= bound` (NaN is neither).
 
@@ -63,3 +80,9 @@ def require_at_least(name: str, value: float, bound: float) -> None:
     """
     if not bound <= value < float("inf"):
         raise ValueError(f"{name} must be a finite number >= {bound}, got {value}")
+
+
+def check_tokens(log_ratio: jax.Array, logp: jax.Array, advantage: jax.Array) -> None:
+    """Raises ValueError unless the three arguments of a surrogate have one shape."""
+    require_same_shape("logp", logp, "log_ratio", log_ratio)
+    require_same_shape("advantage", advantage, "log_ratio", log_ratio)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from grpo_jax.core.checks import require_axes, require_integers
-from grpo_jax.core.kl import Divergence
+from grpo_jax.core.kl.exact import Divergence
 
 
 @jax.tree_util.register_dataclass

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from grpo_jax.core.advantage import GroupNormalised, ProcessNormalised
+from grpo_jax.core.advantage import GroupNormalised
 from grpo_jax.core.aggregate import sequence_mean, token_mean
 from grpo_jax.core.checks import require_at_least, require_axes, require_mask, require_same_shape
-from grpo_jax.core.kl import FullVocabulary, TokenKl, k3
+from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl, start
+from grpo_jax.core.kl import k3
+from grpo_jax.core.kl.exact import FullVocabulary
 from grpo_jax.core.masking import sanitise
 from grpo_jax.core.naming import PrintsByValue, show
 from grpo_jax.core.ratio import per_token
+from grpo_jax.core.slots import asks, fill
 from grpo_jax.core.surrogate import PpoClip
+from grpo_jax.core.value import ClippedValue
 from grpo_jax.types import WeightedSum
 
 Tokens = Float[Array, "*b T"]
 Mask = Bool[Array, "*b T"]
 
-GroupAdvantage = Callable[[Float[Array, "*b G"], Bool[Array, "*b G"]], Float[Array, "*b G"]]
+Advantage = Callable[..., Float[Array, "..."]]
 Ratio = Callable[[Tokens, Mask], Tokens]
-Surrogate = Callable[[Tokens, Tokens, Tokens], tuple[Tokens, Mask]]
+Surrogate = Callable[..., tuple[Tokens, Mask]]
+Correction = Callable[..., tuple[Tokens, Mask]]
+TokenKl = Callable[..., Tokens]
 Aggregate = Callable[[Tokens, Mask], WeightedSum]
 
 
@@ -33,54 +39,68 @@ Aggregate = Callable[[Tokens, Mask], WeightedSum]
 class Objective(PrintsByValue):
     """What is optimised, term by term. It hashes, compares and prints by value, so equal ones do not recompile.
 
-        loss = aggregate( surrogate(ratio(log pi - log pi_old), log pi, A) + kl_coef KL - entropy_coef H )
+        loss = aggregate( w surrogate(ratio(log pi - log pi_old), log pi, A) + kl_coef KL - entropy_coef H )
 
-    An ablation replaces one field: `dataclasses.replace(grpo(), aggregate=token_mean)`.
+    An ablation replaces one field: `dataclasses.replace(grpo(), aggregate=token_mean)`. The contract of each slot is
+    the docstring of its module; a component asks for more than its slot passes by keyword-only parameters.
 
     Attributes:
-      advantage: `(reward[..., G], valid[..., G]) -> [..., G]`, or `ProcessNormalised`; None where the batch brings
-        its advantages, as in supervised fine-tuning.
+      advantage: `(reward[..., G], valid[..., G]) -> [..., G]` or `[..., G, T]`; None where the batch brings its
+        advantages, as in supervised fine-tuning.
       ratio: `(log_ratio[..., T], mask) -> log_ratio[..., T]`.
       surrogate: `(log_ratio, logp, advantage) -> (loss[..., T], clipped[..., T])`.
+      correction: `(log_gap, mask) -> (weight[..., T], keep[..., T])` for a sampler that differs from the trainer; the
+        weight w is 1 without one.
       kl: `(logp, ref_logp) -> kl[..., T]`, or a `FullVocabulary` divergence.
-      kl_coef: weight of the KL term in the loss.
+      kl_coef: weight of the KL term in the loss, fixed or adaptive.
       reward_kl_coef: weight of the KL penalty in the reward (`reward_with_kl`). One penalty has one place: at most
         one of the two is not zero.
-      entropy_coef: weight of the entropy bonus.
+      entropy_coef: weight of the entropy bonus, fixed or adaptive.
       aggregate: `(x[..., T], mask) -> WeightedSum`.
+      value: the critic's loss, where the advantage asks for `value`.
 
     Raises:
-      ValueError: a coefficient is negative; both KL coefficients are set; `reward_kl_coef` is set with process
-        supervision, whose rewards are normalised step by step and have no place for a penalty per token, or
-        without any `advantage` that could read it.
+      ValueError: a coefficient is negative; both KL coefficients are set; `reward_kl_coef` is set with an advantage
+        that reads the rewards of steps or of single terms, which have no place for a penalty, or without any
+        `advantage`; an advantage asks for a critic's `value` and there is no loss for the critic, or the reverse.
 
     >>> Objective(surrogate=PpoClip(high=0.28), aggregate=token_mean)  # doctest: +NORMALIZE_WHITESPACE
     Objective(advantage=GroupNormalised(ddof=1, eps=1e-06), ratio=per_token,
-      surrogate=PpoClip(low=0.2, high=0.28, dual=None), kl=k3, kl_coef=0.0, reward_kl_coef=0.0, entropy_coef=0.0,
-      aggregate=token_mean)
+      surrogate=PpoClip(low=0.2, high=0.28, dual=None), correction=None, kl=k3, kl_coef=0.0, reward_kl_coef=0.0,
+      entropy_coef=0.0, aggregate=token_mean, value=None)
     """
 
-    advantage: GroupAdvantage | ProcessNormalised | None = dataclasses.field(default_factory=GroupNormalised)
+    advantage: Advantage | None = dataclasses.field(default_factory=GroupNormalised)
     ratio: Ratio = per_token
     surrogate: Surrogate = dataclasses.field(default_factory=PpoClip)
+    correction: Correction | None = None
     kl: TokenKl | FullVocabulary = k3
-    kl_coef: float = 0.0
-    reward_kl_coef: float = 0.0
-    entropy_coef: float = 0.0
+    kl_coef: float | AdaptiveKl = 0.0
+    reward_kl_coef: float | AdaptiveKl = 0.0
+    entropy_coef: float | AdaptiveEntropy = 0.0
     aggregate: Aggregate = sequence_mean
+    value: ClippedValue | None = None
 
     def __post_init__(self) -> None:
         for name in ("kl_coef", "reward_kl_coef", "entropy_coef"):
-            require_at_least(name, getattr(self, name), 0.0)
+            coef = getattr(self, name)
+            if isinstance(coef, int | float):
+                require_at_least(name, coef, 0.0)
         if self.kl_coef and self.reward_kl_coef:
             raise ValueError(
                 f"kl_coef={self.kl_coef} and reward_kl_coef={self.reward_kl_coef} penalise the same divergence twice; "
                 "set one of them to 0"
             )
-        if self.reward_kl_coef and (self.process or self.advantage is None):
+        reads = asks(self.advantage)
+        if self.reward_kl_coef and (self.advantage is None or {"step_reward", "term_reward"} & set(reads)):
             raise ValueError(
                 f"reward_kl_coef={self.reward_kl_coef} needs an advantage that reads one reward per completion, got "
                 f"advantage={show(self.advantage)}; use kl_coef instead"
+            )
+        if self.needs_critic != (self.value is not None):
+            raise ValueError(
+                f"advantage={show(self.advantage)} {'asks' if self.needs_critic else 'does not ask'} for a critic's "
+                f"value, but the critic's loss is value={self.value}; give both or neither"
             )
 
     @property
@@ -94,14 +114,20 @@ class Objective(PrintsByValue):
         return self.entropy_coef != 0
 
     @property
+    def needs_critic(self) -> bool:
+        """Whether the advantage compares with what a critic expects."""
+        return "value" in asks(self.advantage)
+
+    @property
     def full_vocabulary(self) -> bool:
         """Whether a KL term is used that the log-probabilities of the drawn tokens do not determine."""
         return self.needs_reference and isinstance(self.kl, FullVocabulary)
 
     @property
-    def process(self) -> bool:
-        """Whether the advantage reads the rewards of steps instead of one reward per completion."""
-        return isinstance(self.advantage, ProcessNormalised)
+    def controls(self) -> dict[str, AdaptiveKl | AdaptiveEntropy]:
+        """The coefficients that adapt during a run, by field."""
+        fields = {name: getattr(self, name) for name in ("kl_coef", "reward_kl_coef", "entropy_coef")}
+        return {name: value for name, value in fields.items() if isinstance(value, AdaptiveKl | AdaptiveEntropy)}
 
 
 def policy_loss(
@@ -111,33 +137,37 @@ def policy_loss(
     mask: Mask,
     advantage: Tokens,
     old_logp: Tokens | None = None,
+    sampler_logp: Tokens | None = None,
     ref_logp: Tokens | None = None,
     divergence: Tokens | None = None,
     entropy: Tokens | None = None,
+    selected: Mask | None = None,
+    coefs: Mapping[str, Float[Array, ""]] | None = None,
 ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
-    """Returns the loss, not yet divided, and its metrics.
+    """Returns the loss of a batch of completions, not yet divided, and its metrics.
 
-        l_t = surrogate(ratio(logp - old_logp), logp, A)_t + kl_coef KL_t - entropy_coef H_t
-        loss = aggregate(l)
-
-    Gradient: through `logp`, `entropy` and `divergence`. `old_logp`, `ref_logp` and `advantage` are constants,
-    detached here and nowhere else; metrics carry no gradient. Padding receives a gradient of exactly 0.
+    Gradient: flows through `logp` and, where the objective uses them, `entropy` and `divergence`. Everything else,
+    and every metric, is detached here and nowhere else.
 
     Args:
       objective: the terms.
-      logp: log pi of the drawn tokens, at the temperature they were drawn at.
-      mask: True on scored tokens; everything else may hold anything elsewhere.
-      advantage: one number for each token.
-      old_logp: log pi_old of the drawn tokens; None when the policy that sampled is the one that learns, so that
-        the ratio is 1 and only its gradient matters.
-      ref_logp: log pi_ref of the drawn tokens, for an estimator. With `kl_coef` 0 it is only a metric.
-      divergence: the value of a `FullVocabulary` divergence at each token. With `kl_coef` 0 it is only a metric.
+      logp: log-probabilities under the policy that learns, at the sampler's temperature.
+      mask: True on scored tokens. Wherever it is False, the other arrays may hold anything.
+      advantage: advantage of each token.
+      old_logp: log-probabilities under the policy that sampled. Leave it out when there is one update per rollout:
+        then it is `logp` itself.
+      sampler_logp: what the sampler drew from; a `correction` compares it with `old_logp`.
+      ref_logp: log-probabilities under the reference, for a KL estimator. With `kl_coef` 0 it is only a metric.
+      divergence: divergence from the reference over the whole vocabulary, for a `FullVocabulary` KL (see
+        `token_logprobs`). With `kl_coef` 0 it is only a metric.
       entropy: entropy of the policy at each token. With `entropy_coef` 0 it is only a metric.
+      selected: what the surrogate's `select` picked, where it has one.
+      coefs: present values of the coefficients that adapt; they start at `control.initial`.
 
     Returns:
       The loss, and metrics. `loss_policy` is the surrogate alone under the objective's aggregator; means over
       tokens are `ratio`, `clip_fraction`, `approx_kl` (k3 of pi_old from pi) and, where they were given, `kl` and
-      `entropy`.
+      `entropy`; with a correction, its mean `weight` and the fraction of tokens `kept`.
 
     Raises:
       TypeError: `mask` is not boolean.
@@ -148,52 +178,63 @@ def policy_loss(
     >>> loss.mean(), metrics["ratio"].mean()
     (Array(0., dtype=float32), Array(1., dtype=float32))
     """
-    _check_inputs(
-        objective,
-        logp,
-        mask,
-        {
-            "advantage": advantage,
-            "old_logp": old_logp,
-            "ref_logp": ref_logp,
-            "divergence": divergence,
-            "entropy": entropy,
-        },
-    )
+    tokens = {"advantage": advantage, "old_logp": old_logp, "sampler_logp": sampler_logp, "ref_logp": ref_logp}
+    tokens |= {"divergence": divergence, "entropy": entropy}
+    _check_inputs(objective, logp, mask, tokens, selected)
     constant = jax.lax.stop_gradient
     logp = sanitise(logp, mask)
     advantage = constant(sanitise(advantage, mask))
     old_logp = constant(logp if old_logp is None else sanitise(old_logp, mask))
+    if selected is not None:
+        selected = selected & mask
+    coef = {name: (coefs or {}).get(name, start(getattr(objective, name))) for name in ("kl_coef", "entropy_coef")}
+    metrics: dict[str, WeightedSum] = {}
+
+    weight = None
+    if objective.correction is not None:
+        named = {"logp": logp, "sampler_logp": sanitise(sampler_logp, mask), "advantage": advantage}
+        extra = fill("correction", objective.correction, constant(named))
+        weight, keep = constant(objective.correction(constant(old_logp - named["sampler_logp"]), mask, **extra))
+        metrics |= {"weight": token_mean(weight, mask), "kept": token_mean(keep, mask)}
+        mask = mask & keep
 
     log_ratio = objective.ratio(logp - old_logp, mask)
-    surrogate, clipped = objective.surrogate(log_ratio, logp, advantage)
+    extra = fill("surrogate", objective.surrogate, {"mask": mask, "old_logp": old_logp, "selected": selected})
+    surrogate, clipped = objective.surrogate(log_ratio, logp, advantage, **extra)
+    if weight is not None:
+        surrogate = weight * surrogate
     loss = surrogate
     means = {"ratio": jnp.exp(log_ratio), "clip_fraction": clipped, "approx_kl": k3(old_logp, logp)}
 
     if ref_logp is not None and not isinstance(objective.kl, FullVocabulary):
-        means["kl"] = objective.kl(logp, constant(sanitise(ref_logp, mask)))
+        extra = fill("kl", objective.kl, {"log_ratio": logp - old_logp})
+        means["kl"] = objective.kl(logp, constant(sanitise(ref_logp, mask)), **extra)
     elif divergence is not None:
         means["kl"] = sanitise(divergence, mask)
     if objective.kl_coef:
-        loss = loss + objective.kl_coef * means["kl"]
+        loss = loss + coef["kl_coef"] * means["kl"]
 
     if entropy is not None:
         means["entropy"] = sanitise(entropy, mask)
     if objective.entropy_coef:
-        loss = loss - objective.entropy_coef * means["entropy"]
+        loss = loss - coef["entropy_coef"] * means["entropy"]
 
-    metrics = {name: token_mean(value, mask) for name, value in means.items()}
+    metrics |= {name: token_mean(value, mask) for name, value in means.items()}
     metrics["loss_policy"] = objective.aggregate(surrogate, mask)
     return objective.aggregate(loss, mask), constant(metrics)
 
 
-def _check_inputs(objective: Objective, logp: Tokens, mask: Mask, others: dict[str, Any]) -> None:
-    """Raises unless all shapes agree and the objective's KL and entropy terms have what they need."""
+def _check_inputs(
+    objective: Objective, logp: Tokens, mask: Mask, others: dict[str, Any], selected: Mask | None
+) -> None:
+    """Raises unless all shapes agree and the objective's terms have what they need."""
     require_axes("logp", logp, "T")
     require_mask("mask", mask, "logp", logp)
     for name, value in others.items():
         if value is not None:
             require_same_shape(name, value, "logp", logp)
+    if selected is not None:
+        require_mask("selected", selected, "logp", logp)
     full = isinstance(objective.kl, FullVocabulary)
     wanted, other = ("divergence", "ref_logp") if full else ("ref_logp", "divergence")
     if others[other] is not None:
@@ -202,3 +243,5 @@ def _check_inputs(objective: Objective, logp: Tokens, mask: Mask, others: dict[s
         raise ValueError(f"kl_coef={objective.kl_coef} with kl={show(objective.kl)} needs {wanted}")
     if objective.entropy_coef and others["entropy"] is None:
         raise ValueError(f"entropy_coef={objective.entropy_coef} needs entropy")
+    if objective.correction is not None and others["sampler_logp"] is None:
+        raise ValueError(f"correction={show(objective.correction)} needs sampler_logp")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from grpo_jax.core import Objective, TokenLogprobs, token_logprobs
-from grpo_jax.core.kl import reward_with_kl
+from grpo_jax.core.returns import reward_with_kl
 from grpo_jax.models import head, hidden_states
 from grpo_jax.models.decoder import Params
 from grpo_jax.train.learner import Learner

@@ -325,23 +325,22 @@ def test_objectives_hash_compare_and_print_by_value():
 
 
 @pytest.mark.parametrize(
-    ("objective", "reference", "entropy", "full", "process"),
+    ("objective", "reference", "entropy", "full"),
     [
-        (Objective(), False, False, False, False),
-        (Objective(kl_coef=0.1), True, False, False, False),
-        (Objective(reward_kl_coef=0.1), True, False, False, False),
-        (Objective(entropy_coef=0.1), False, True, False, False),
-        (Objective(kl=exact), False, False, False, False),
-        (Objective(kl=exact, kl_coef=0.1), True, False, True, False),
-        (Objective(kl=exact, reward_kl_coef=0.1), True, False, True, False),
-        (Objective(advantage=ProcessNormalised()), False, False, False, True),
+        (Objective(), False, False, False),
+        (Objective(kl_coef=0.1), True, False, False),
+        (Objective(reward_kl_coef=0.1), True, False, False),
+        (Objective(entropy_coef=0.1), False, True, False),
+        (Objective(kl=exact), False, False, False),
+        (Objective(kl=exact, kl_coef=0.1), True, False, True),
+        (Objective(kl=exact, reward_kl_coef=0.1), True, False, True),
+        (Objective(advantage=ProcessNormalised()), False, False, False),
     ],
 )
-def test_what_an_objective_needs(objective, reference, entropy, full, process):
+def test_what_an_objective_needs(objective, reference, entropy, full):
     assert objective.needs_reference == reference
     assert objective.needs_entropy == entropy
     assert objective.full_vocabulary == full
-    assert objective.process == process
 
 
 @pytest.mark.parametrize("field", ["kl_coef", "reward_kl_coef", "entropy_coef"])

@@ -1,4 +1,4 @@
-"""Surrogates: the loss of a token, given its ratio and its advantage, and whether a bound cut it."""
+"""The clipped surrogate of PPO and its bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from grpo_jax.core.checks import require_at_least, require_same_shape
+from grpo_jax.core.checks import check_tokens, require_at_least
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class PpoClip:
         Raises:
           ValueError: the shapes differ.
         """
-        _check_tokens(log_ratio, logp, advantage)
+        check_tokens(log_ratio, logp, advantage)
         floor = math.log1p(-self.low) if self.low < 1.0 else -math.inf
         ceiling = math.log1p(self.high)
         cap = math.inf if self.dual is None else math.log(self.dual)
@@ -77,31 +77,3 @@ class PpoClip:
         live = (better | worse) & ~(below | above | beyond)
         flat = jnp.where(below, floor, jnp.where(above, ceiling, jnp.where(beyond, cap, 0.0)))
         return -jnp.exp(jnp.where(live, log_ratio, flat)) * advantage, below | above | beyond
-
-
-def reinforce(
-    log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]
-) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-    """Returns the score-function loss of each token; nothing is ever clipped.
-
-        L = -A log pi(o_t | q, o_<t)
-
-    With A = 1 this is maximum likelihood, that is supervised fine-tuning.
-
-    Gradient: -A on `logp`; `log_ratio` is not used. `advantage` is to be detached by the caller.
-
-    Raises:
-      ValueError: the shapes differ.
-
-    Reference: Williams 1992, doi:10.1007/BF00992696; as used for language models, arXiv:2402.14740.
-
-    >>> reinforce(jnp.zeros(2), jnp.array([-1.0, -2.0]), jnp.array([1.0, -1.0]))[0]
-    Array([ 1., -2.], dtype=float32)
-    """
-    _check_tokens(log_ratio, logp, advantage)
-    return -advantage * logp, jnp.zeros(jnp.shape(logp), bool)
-
-
-def _check_tokens(log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]) -> None:
-    require_same_shape("logp", logp, "log_ratio", log_ratio)
-    require_same_shape("advantage", advantage, "log_ratio", log_ratio)

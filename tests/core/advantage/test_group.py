@@ -19,6 +19,14 @@ def everyone(reward):
     return np.ones(np.shape(reward), bool)
 
 
+def process(component, reward, end, valid, length):
+    """Returns the advantage of steps alone: every completion counts, and every token is scored."""
+    reward = jnp.asarray(reward, jnp.float32)
+    each = jnp.zeros(reward.shape[:-1]), jnp.ones(reward.shape[:-1], bool)
+    mask = jnp.ones((*reward.shape[:-1], length), bool)
+    return component(*each, step_reward=reward, step_end=end, step_valid=valid, mask=mask)
+
+
 def random_steps(rng, length):
     """Returns two prompts with 3 completions of up to 4 steps, garbage where there is no step."""
     valid = rng.random((2, 3, 4)) < 0.7
@@ -108,7 +116,7 @@ def test_gradient_is_numerical_in_float64(float64):
 @pytest.mark.parametrize("ddof", [0, 1])
 def test_processes_equal_the_oracle(rng, ddof):
     reward, end, valid = random_steps(rng, length=7)
-    actual = ProcessNormalised(ddof=ddof)(reward, end, valid, length=7)
+    actual = process(ProcessNormalised(ddof=ddof), reward, end, valid, length=7)
     expected = [oracle.process_advantage(*p, length=7, ddof=ddof) for p in zip(reward, end, valid, strict=True)]
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
@@ -119,20 +127,20 @@ def test_a_token_sums_the_steps_that_end_at_or_after_it():
     Without it (0, 2, 2) remain: mean 4/3, deviation sqrt(8/9), so the steps are -sqrt 2 and +sqrt(1/2) twice.
     """
     reward, end = jnp.array([[0.0, 2.0], [2.0, 0.0]]), jnp.array([[0, 2], [1, 3]])
-    actual = ProcessNormalised(ddof=0, eps=0.0)(reward, end, jnp.ones((2, 2), bool), length=4)
+    actual = process(ProcessNormalised(ddof=0, eps=0.0), reward, end, jnp.ones((2, 2), bool), length=4)
     np.testing.assert_allclose(actual, [[0, 1, 1, 0], [0, 0, -1, -1]], atol=1e-6)
     valid = jnp.array([[True, True], [True, False]])
     low, high = -np.sqrt(2), np.sqrt(0.5)
-    actual = ProcessNormalised(ddof=0, eps=0.0)(reward, end, valid, length=4)
+    actual = process(ProcessNormalised(ddof=0, eps=0.0), reward, end, valid, length=4)
     np.testing.assert_allclose(actual, [[low + high, high, high, 0], [high, high, 0, 0]], atol=1e-6)
 
 
 def test_one_step_at_the_end_is_outcome_supervision(rng):
     reward = rng.normal(size=(3, 5)).astype(np.float32)
     ends = np.full((3, 5, 1), 5)
-    process = ProcessNormalised()(reward[..., None], ends, everyone(ends), length=6)
+    steps = process(ProcessNormalised(), reward[..., None], ends, everyone(ends), length=6)
     outcome = GroupNormalised()(reward, everyone(reward))
-    np.testing.assert_allclose(process, np.repeat(outcome[..., None], 6, -1), rtol=1e-6)
+    np.testing.assert_allclose(steps, np.repeat(outcome[..., None], 6, -1), rtol=1e-6)
 
 
 class JitEqualsEager(chex.TestCase):
@@ -143,9 +151,11 @@ class JitEqualsEager(chex.TestCase):
         group = self.variant(GroupNormalised(ddof=ddof))(reward[0], valid[0])
         expected = [oracle.group_advantage(r, v, ddof=ddof) for r, v in zip(reward[0], valid[0], strict=True)]
         chex.assert_trees_all_close(group, np.array(expected, np.float32), rtol=1e-5, atol=1e-6)
-        process = self.variant(lambda *a: ProcessNormalised(ddof=ddof)(*a, length=5))(reward[0], end[0], valid[0])
+        steps = self.variant(lambda *a: process(ProcessNormalised(ddof=ddof), *a, length=5))(
+            reward[0], end[0], valid[0]
+        )
         expected = oracle.process_advantage(reward[0], end[0], valid[0], length=5, ddof=ddof).astype(np.float32)
-        chex.assert_trees_all_close(process, expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(steps, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_values_hash_compare_and_print():
@@ -171,8 +181,8 @@ def test_bad_inputs_are_refused():
     with pytest.raises(ValueError, match=r"reward needs the trailing axes \[\.\.\., G\]"):
         GroupNormalised()(jnp.array(1.0), jnp.array(True))
     with pytest.raises(TypeError, match="step_end must hold integers"):
-        ProcessNormalised()(reward, reward, everyone(reward), length=2)
+        process(ProcessNormalised(), reward, reward, everyone(reward), length=2)
     with pytest.raises(ValueError, match=r"step_end has shape \(2, 1\), but step_reward has shape \(2, 3\)"):
-        ProcessNormalised()(reward, jnp.zeros((2, 1), int), everyone(reward), length=2)
+        process(ProcessNormalised(), reward, jnp.zeros((2, 1), int), everyone(reward), length=2)
     with pytest.raises(TypeError, match="step_valid must be boolean"):
-        ProcessNormalised()(reward, jnp.zeros((2, 3), int), reward, length=2)
+        process(ProcessNormalised(), reward, jnp.zeros((2, 3), int), reward, length=2)

@@ -1,0 +1,68 @@
+"""What the advantages share: which rewards count, and distances from a mean in standard deviations."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Real
+
+from grpo_jax.core.checks import require_at_least, require_axes, require_floats, require_mask
+from grpo_jax.core.masking import as_float, masked_mean, masked_std, sanitise
+
+
+def clean(
+    reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"], *, group: int = 1
+) -> tuple[Float[Array, "*b G"], Bool[Array, "*b G"]]:
+    """Returns the rewards, 0 where they do not count, and which do: those that are valid and finite.
+
+    Args:
+      group: completions that the advantage needs at least.
+
+    Raises:
+      TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
+      ValueError: the shapes differ, or the axis G is missing or shorter than `group`.
+
+    >>> clean(jnp.array([1.0, jnp.nan, 2.0]), jnp.array([True, True, False]))
+    (Array([1., 0., 0.], dtype=float32), Array([ True, False, False], dtype=bool))
+    """
+    require_axes("reward", reward, "G")
+    require_floats("reward", reward)
+    require_mask("valid", valid, "reward", reward)
+    if jnp.shape(reward)[-1] < group:
+        raise ValueError(
+            f"reward has shape {jnp.shape(reward)}, a group of {jnp.shape(reward)[-1]}; this advantage compares at "
+            f"least {group} completions of a prompt, so reward is [..., G] with G >= {group}"
+        )
+    valid = valid & jnp.isfinite(reward)
+    return sanitise(reward, valid), valid
+
+
+def standardise(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"], *, ddof: int, eps: float) -> Float[Array, "*b N"]:
+    """Returns (x - mean) / (std + eps) over the valid finite entries of a row, exactly 0 where all are equal.
+
+    >>> standardise(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]), ddof=0, eps=0.0)
+    Array([-1.,  1.,  0.], dtype=float32)
+    """
+    valid = valid & jnp.isfinite(x)
+    x = sanitise(x, valid)
+    scale = masked_std(x, valid, ddof=ddof) + eps
+    differ = spread(x, valid) & (scale > 0)
+    centred = x - masked_mean(x, valid)[..., None]
+    return sanitise(centred / jnp.where(differ, scale, 1.0)[..., None], valid & differ[..., None])
+
+
+def spread(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"]) -> Bool[Array, "*b"]:
+    """Returns whether the valid entries of a row differ at all, which no rounding of a mean can hide or feign.
+
+    >>> spread(jnp.array([[0.1, 0.1, 7.0], [0.1, 0.2, 0.1]]), jnp.array([[True, True, False], [True] * 3]))
+    Array([False,  True], dtype=bool)
+    """
+    x = as_float(x)
+    highest = jnp.max(x, axis=-1, where=valid, initial=-jnp.inf)
+    lowest = jnp.min(x, axis=-1, where=valid, initial=jnp.inf)
+    return highest > lowest
+
+
+def check_deviation(ddof: int, eps: float) -> None:
+    """Raises ValueError unless a standard deviation is well described by its `ddof` and `eps`."""
+    require_at_least("ddof", ddof, 0)
+    require_at_least("eps", eps, 0.0)

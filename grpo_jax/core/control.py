@@ -1,0 +1,105 @@
+"""Coefficients that follow a measurement: what a run carries from step to step besides its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from grpo_jax.core.checks import require_at_least
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveKl:
+    """A KL coefficient that rises while the measured KL is above its target, and falls below it.
+
+        coef' = coef (1 + clip(kl / target - 1, -limit, limit) samples / horizon)
+
+    Attributes:
+      initial: the coefficient at the first step.
+      target: the KL per completion to hold, in nats.
+      horizon: completions over which an error of the full limit changes the coefficient by that share.
+      limit: largest relative error that counts.
+
+    Raises:
+      ValueError: a field is negative, or `target` or `horizon` is 0.
+
+    Reference: Ziegler et al., arXiv:1909.08593, section 2.2.
+
+    >>> AdaptiveKl(initial=0.2, target=6.0, horizon=1000.0).update(jnp.array(0.2), jnp.array(60.0), 100).round(4)
+    Array(0.204, dtype=float32)
+    """
+
+    initial: float
+    target: float
+    horizon: float = 10_000.0
+    limit: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "target", "horizon", "limit"):
+            require_at_least(name, getattr(self, name), 0.0)
+        for name in ("target", "horizon"):
+            if getattr(self, name) == 0.0:
+                raise ValueError(f"{name} must be above 0, got 0")
+
+    def update(self, coef: Float[Array, ""], kl: Float[Array, ""], samples: int) -> Float[Array, ""]:
+        """Returns the coefficient after a step.
+
+        Args:
+          coef: the coefficient of the step.
+          kl: the measured KL, in the unit of `target`.
+          samples: completions that it was measured on.
+        """
+        error = jnp.clip(kl / self.target - 1.0, -self.limit, self.limit)
+        return coef * (1.0 + error * samples / self.horizon)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptiveEntropy:
+    """An entropy coefficient that rises by steps while the entropy is below its target, and falls above it.
+
+        c' = clip(c + step, 0, highest) if H < target, else clip(c - step, 0, highest)
+        coefficient in force = c if H <= target, else 0
+
+    Attributes:
+      target: entropy per token to hold, in nats.
+      step: what one step of training adds or takes away.
+      initial: c at the first step.
+      highest: upper bound on c.
+
+    Raises:
+      ValueError: a field is negative.
+
+    Reference: Skywork-OR1, arXiv:2505.22312, section 3.2.5 (adaptive entropy control).
+
+    >>> AdaptiveEntropy(target=0.2).update(jnp.array(0.01), jnp.array(0.1)).round(4)
+    Array(0.015, dtype=float32)
+    """
+
+    target: float
+    step: float = 0.005
+    initial: float = 0.0
+    highest: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("target", "step", "initial", "highest"):
+            require_at_least(name, getattr(self, name), 0.0)
+
+    def update(self, coef: Float[Array, ""], entropy: Float[Array, ""]) -> Float[Array, ""]:
+        """Returns c after a step whose tokens had the mean `entropy`."""
+        moved = jnp.where(entropy < self.target, coef + self.step, coef - self.step)
+        return jnp.clip(moved, 0.0, self.highest)
+
+    def in_force(self, coef: Float[Array, ""], entropy: Float[Array, ""]) -> Float[Array, ""]:
+        """Returns the coefficient of a step whose tokens have the mean `entropy`."""
+        return jnp.where(entropy <= self.target, coef, 0.0)
+
+
+def start(coef: float | AdaptiveKl | AdaptiveEntropy) -> float:
+    """Returns the number that a coefficient begins with.
+
+    >>> start(0.04), start(AdaptiveKl(initial=0.2, target=6.0))
+    (0.04, 0.2)
+    """
+    return coef if isinstance(coef, int | float) else coef.initial

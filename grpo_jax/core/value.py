@@ -1,0 +1,88 @@
+"""The critic: what it learns from, and how well it explains the returns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from grpo_jax.core.checks import require_at_least, require_mask, require_same_shape
+from grpo_jax.core.masking import sanitise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClippedValue:
+    """The squared error of a critic that may not move far from what it said before.
+
+        L = max( (V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2 ) / 2
+
+    Gradient: V - R on `value` where the first is the larger; where the second is, the clip holds V constant and the
+    gradient is exactly 0. `old_value` and `returns` are to be detached by the caller.
+
+    Attributes:
+      clip: how far from the old value, in the unit of the reward; None for a plain squared error.
+
+    Raises:
+      ValueError: `clip` is negative.
+
+    References: PPO, arXiv:1707.06347, and its first implementation; factor and max as in arXiv:2005.12729, section 3.
+
+    >>> loss, clipped = ClippedValue(clip=0.5)(jnp.array([1.0, 3.0]), jnp.zeros(2), jnp.array([0.0, 3.0]))
+    >>> loss, clipped
+    (Array([0.5  , 3.125], dtype=float32), Array([False,  True], dtype=bool))
+    """
+
+    clip: float | None = 0.2
+
+    def __post_init__(self) -> None:
+        if self.clip is not None:
+            require_at_least("clip", self.clip, 0.0)
+
+    def __call__(
+        self, value: Float[Array, "*b T"], old_value: Float[Array, "*b T"], returns: Float[Array, "*b T"]
+    ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
+        """Returns the loss of each token, and True where the clip holds it.
+
+        Raises:
+          ValueError: the shapes differ.
+        """
+        require_same_shape("old_value", old_value, "value", value)
+        require_same_shape("returns", returns, "value", value)
+        free = jnp.square(value - returns)
+        if self.clip is None:
+            return 0.5 * free, jnp.zeros(jnp.shape(value), bool)
+        held = jnp.square(jnp.clip(value, old_value - self.clip, old_value + self.clip) - returns)
+        clipped = held > free
+        return 0.5 * jnp.where(clipped, held, free), clipped
+
+
+def explained_variance(
+    value: Float[Array, "*b T"], returns: Float[Array, "*b T"], mask: Bool[Array, "*b T"]
+) -> Float[Array, ""]:
+    """Returns the share of the returns' variance that the critic explains, over all scored tokens.
+
+        1 - Var(R - V) / Var(R)
+
+    1 is a perfect critic, 0 one that says a constant, and below 0 is worse than that. Returns without variance give
+    0: there is nothing to explain.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
+
+    >>> explained_variance(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]))
+    Array(0.75, dtype=float32)
+    """
+    require_mask("mask", mask, "value", value)
+    require_same_shape("returns", returns, "value", value)
+    returns = sanitise(returns, mask)
+    total = _variance(returns, mask)
+    rest = _variance(returns - sanitise(value, mask), mask)
+    return jnp.where(total > 0, 1.0 - rest / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def _variance(x: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Float[Array, ""]:
+    count = jnp.maximum(jnp.sum(mask), 1)
+    centred = sanitise(x - jnp.sum(x, where=mask) / count, mask)
+    return jnp.sum(centred**2) / count
