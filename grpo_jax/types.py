@@ -75,3 +75,9 @@ class TokenBatch:
     """None: no KL estimator in the loss."""
     ref_hidden: Float[Array, "P G T D"] | None = None
     """The reference's last hidden states; only the exact KL in the loss reads them."""
+    selected: Bool[Array, "P G T"] | None = None
+    """The tokens that the surrogate treats specially, where it has a `select`."""
+    value: Float[Array, "P G T"] | None = None
+    """What the critic expected before each token; None without a critic."""
+    returns: Float[Array, "P G T"] | None = None
+    """What the critic learns to expect."""

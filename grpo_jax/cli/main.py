@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("config", metavar="CONFIG", help="a YAML file")
         command.add_argument(
-            "overrides", nargs="*", metavar="dotted.key=value", help="changes, such as optimizer.learning_rate=1e-6"
+            "overrides",
+            nargs="*",
+            metavar="dotted.key=value",
+            help="changes, such as optimizer.learning_rate=1e-6, or further YAML files, such as configs/recipes/dapo.yaml",
         )
         if name == "sample":
             command.add_argument("--prompt", action="append", required=True, help="a prompt; may be given repeatedly")

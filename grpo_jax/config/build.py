@@ -10,7 +10,10 @@ from grpo_jax.config.error import ConfigError, problem
 from grpo_jax.config.load import to_dict
 from grpo_jax.config.objective import build_objective
 from grpo_jax.config.schema import Config
-from grpo_jax.core import sft
+from grpo_jax.core import Objective, sft
+from grpo_jax.core.advantage.trial import check_advantage
+from grpo_jax.core.naming import show
+from grpo_jax.core.slots import asks
 from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, arithmetic, encode_completions, encode_prompts, read_jsonl
 from grpo_jax.mesh import make_mesh
 from grpo_jax.models import DecoderConfig
@@ -34,10 +37,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         tokenizer lacks, fewer devices than the mesh asks for.
     """
     objective = build_objective(config.objective)
-    if objective.advantage is None:
-        raise ConfigError(
-            [problem("objective", config.objective, "one with an advantage", "choose grpo; warmup.steps is supervised")]
-        )
+    _check_advantage(config, objective)
     train_data, test_data = _data(config)
     tokenizer = CharTokenizer(_alphabet(config))
     for data in (train_data, test_data):
@@ -48,16 +48,20 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
             "mesh.tensor", config.mesh.tensor, f"a divisor of the vocabulary ({tokenizer.vocab_size})", "change it"
         )
         raise ConfigError([message])
-    schedule = _schedule(config)
+    schedule = _schedule(config, config.optimizer.learning_rate)
     learner = Learner(
         model=_model(config, tokenizer.vocab_size),
         objective=objective,
         optimizer=_optimizer(config, schedule),
+        critic_optimizer=_critic_optimizer(config, objective),
         temperature=config.sampling.temperature,
         logprob_chunk=config.model.logprob_chunk,
         minibatches=config.train.minibatches,
         epochs=config.train.epochs,
         micro_prompts=config.train.micro_prompts,
+        overlong_buffer=config.train.overlong_buffer,
+        overlong_penalty=config.train.overlong_penalty,
+        mask_truncated=config.train.mask_truncated,
     )
     return Run(
         seed=config.seed,
@@ -83,16 +87,41 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         steps=config.train.steps,
         prompts=config.train.prompts,
         reference_every=config.train.reference_every,
+        reference_mix=config.train.reference_mix,
+        dynamic_rounds=config.train.dynamic_rounds,
         evaluation=_evaluation(config),
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
     )
 
 
-def _schedule(config: Config) -> Any:
+def _check_advantage(config: Config, objective: Objective) -> None:
+    """Raises ConfigError unless the advantage can be computed from a group of the configured size."""
+    advantage, group = objective.advantage, config.sampling.group
+    if advantage is None:
+        raise ConfigError(
+            [problem("objective", config.objective, "one with an advantage", "choose grpo; warmup.steps is supervised")]
+        )
+    if group < 2 and not {"value", "token_reward", "greedy_reward"} & set(asks(advantage)):
+        expected = f"at least 2, because {show(advantage)} compares the completions of a prompt"
+        raise ConfigError([problem("sampling.group", group, expected, "raise it")])
+    try:
+        check_advantage(advantage, group)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"objective.advantage: {show(advantage)} with sampling.group={group}: {error}"]) from error
+
+
+def _critic_optimizer(config: Config, objective: Objective) -> Any:
+    rate = config.optimizer.critic_learning_rate
+    if not objective.needs_critic or rate is None:
+        return None
+    return _optimizer(config, _schedule(config, rate))
+
+
+def _schedule(config: Config, learning_rate: float) -> Any:
     optimizer = config.optimizer
     return make_schedule(
-        learning_rate=optimizer.learning_rate,
+        learning_rate=learning_rate,
         warmup_steps=optimizer.warmup_steps,
         schedule=optimizer.schedule,
         updates=config.train.steps * config.train.epochs * config.train.minibatches,

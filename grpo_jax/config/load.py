@@ -20,16 +20,27 @@ FILTERS = ("top_k", "top_p", "min_p")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Returns the configuration in a YAML file, changed by dotted overrides, checked in full.
+    """Returns the configuration in a YAML file, changed by further files and dotted overrides, checked in full.
 
     Args:
       path: the YAML file.
-      overrides: `section.field=value`, the value in YAML; later ones win.
+      overrides: `section.field=value`, the value in YAML, or the path of a YAML file such as a recipe, whose fields
+        replace those read before it; later ones win.
 
     Raises:
       ConfigError: no such file, not YAML, an unknown or missing field, a wrong type, a value out of bounds, or
         fields that contradict each other; one line for each problem.
     """
+    tree = _read(path)
+    for change in overrides:
+        if "=" not in change and change.endswith((".yaml", ".yml")):
+            tree = _overlay(tree, _read(change))
+        else:
+            tree = override(tree, change)
+    return from_dict(tree)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -38,9 +49,17 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     tree = parse(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError([problem(str(path), tree, "a mapping of sections", "start with `model:`")])
-    for assignment in overrides:
-        tree = override(tree, assignment)
-    return from_dict(tree)
+    return tree
+
+
+def _overlay(tree: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Returns a tree whose sections have the fields of `over` replaced; the objective is replaced as a whole."""
+    merged = dict(tree)
+    for name, value in over.items():
+        section = tree.get(name)
+        together = isinstance(section, dict) and isinstance(value, dict) and name != "objective"
+        merged[name] = {**section, **value} if together else value
+    return merged
 
 
 def from_dict(tree: dict[str, Any]) -> Config:

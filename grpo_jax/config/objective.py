@@ -9,7 +9,9 @@ Written as a preset's name, or as a mapping of `preset` and the fields to replac
       kl_coef: 0.0                                # a number
       aggregate: token_mean                       # a name in the slot's module, here core.aggregate
       surrogate: {PpoClip: {low: 0.2, high: 0.28}}  # a class of that module, with its hyperparameters
-      kl: "my_package.my_module:my_kl"            # anything that Python can import; a preset too
+      kl: {Straight: {value: k3, gradient: k2}}   # a hyperparameter may be a component itself
+      ratio: "my_package.my_module:my_ratio"      # anything that Python can import; a preset too
+      reward_kl_coef: {AdaptiveKl: {initial: 0.1, target: 0.02}}  # a coefficient that follows a measurement
 
 There is no registry: a name is looked up in the slot's module, so what is defined there can be written here.
 """
@@ -26,10 +28,19 @@ from types import ModuleType
 from typing import Any
 
 from grpo_jax.config.error import ConfigError, nearest, problem
-from grpo_jax.core import advantage, aggregate, kl, presets, ratio, surrogate
+from grpo_jax.core import advantage, aggregate, control, correction, kl, presets, ratio, surrogate
+from grpo_jax.core import value as critic_value
 from grpo_jax.core.objective import Objective
 
-MODULES = {"advantage": advantage, "ratio": ratio, "surrogate": surrogate, "kl": kl, "aggregate": aggregate}
+MODULES = {
+    "advantage": advantage,
+    "ratio": ratio,
+    "surrogate": surrogate,
+    "correction": correction,
+    "kl": kl,
+    "aggregate": aggregate,
+    "value": critic_value,
+}
 """The slots that hold a component, and the module in which each one's names are looked up."""
 
 
@@ -78,6 +89,8 @@ def _field(name: str, value: object) -> object:
         raise ConfigError([f"{path}: unknown field; {nearest(name, ['preset', *fields])}"])
     if name in MODULES:
         return _component(path, value, MODULES[name], optional=_takes_none(name))
+    if isinstance(value, dict):
+        return _component(path, value, control, optional=False)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError([problem(path, value, "a finite number", f"set {path}=...")])
     return float(value)
@@ -97,13 +110,32 @@ def _component(path: str, value: object, module: ModuleType, *, optional: bool) 
             known = f"known: {', '.join(_public(module))}"
             raise ConfigError([problem(path, value, form, known)])
     component = _lookup(path, name, module)
-    if inspect.isclass(component):
-        return _call(f"{path}.{name}", component, arguments or {})
+    if inspect.isclass(component) or _is_factory(component):
+        arguments = {key: _argument(f"{path}.{name}.{key}", given, module) for key, given in (arguments or {}).items()}
+        return _call(f"{path}.{name}", component, arguments)
     if arguments is not None:
         raise ConfigError([problem(path, value, f"no hyperparameters, {name!r} is no class", f"write {path}={name}")])
     if not (callable(component) or dataclasses.is_dataclass(component)):
         raise ConfigError([problem(path, value, f"a function or a dataclass, not {component!r}", f"set {path}=...")])
     return component
+
+
+def _is_factory(component: object) -> bool:
+    """Returns whether a function makes a component from hyperparameters: all that it takes is keyword-only."""
+    if not inspect.isfunction(component):
+        return False
+    parameters = inspect.signature(component).parameters.values()
+    return bool(parameters) and all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+
+
+def _argument(path: str, value: object, module: ModuleType) -> object:
+    """Returns a hyperparameter: a component if it is written as one, and itself if not."""
+    if isinstance(value, list):
+        return tuple(_argument(path, each, module) for each in value)
+    name = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else value
+    if isinstance(name, str) and (":" in name or name in _public(module)):
+        return _component(path, value, module, optional=False)
+    return value
 
 
 def _lookup(path: str, name: str, module: ModuleType) -> Any:

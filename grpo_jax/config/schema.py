@@ -138,7 +138,17 @@ class Train:
     micro_prompts: Count | None = None
     """Prompts whose gradient is computed at once; null means a whole minibatch."""
     reference_every: Count | None = None
-    """Steps after which the reference becomes the current policy; null keeps the first one."""
+    """Steps after which the reference moves to the current policy; null keeps the first one."""
+    reference_mix: PositiveShare = 1.0
+    """How far the reference moves each time: 1 replaces it, less mixes the parameters."""
+    dynamic_rounds: Count = 1
+    """Rounds of prompts a step may draw to replace groups of equal rewards (dynamic sampling); 1 replaces none."""
+    overlong_buffer: Count | None = None
+    """Tokens before sampling.max_tokens over which the reward sinks linearly; null leaves rewards alone."""
+    overlong_penalty: NonNegative = 1.0
+    """How far the reward has sunk at the limit, in units of the reward."""
+    mask_truncated: Flag = False
+    """Leave completions that the limit cut out of the loss."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -147,6 +157,8 @@ class Optimizer:
 
     learning_rate: Positive
     """Highest learning rate."""
+    critic_learning_rate: Positive | None = None
+    """Highest learning rate of the critic, if the objective has one; null takes learning_rate."""
     warmup_steps: Whole = 0
     """Optimizer updates of linear increase from 0."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"

@@ -14,7 +14,7 @@ def validate(config: Config) -> None:
     Raises:
       ConfigError: one line per contradiction, all of them at once.
     """
-    rules = (_model, _data, _objective, _batches, _mesh, _schedule)
+    rules = (_model, _data, _rewards, _batches, _mesh, _schedule)
     problems = [line for rule in rules for line in rule(config)]
     if problems:
         raise ConfigError(problems)
@@ -56,16 +56,12 @@ def _data(config: Config) -> Iterator[str]:
             yield problem(field, value, expected, f"set {field} to one")
 
 
-def _objective(config: Config) -> Iterator[str]:
-    if config.sampling.group < 2:
-        yield problem(
-            "sampling.group",
-            config.sampling.group,
-            "at least 2, because an advantage compares the completions of a prompt",
-            "raise it",
-        )
+def _rewards(config: Config) -> Iterator[str]:
     if not config.rewards:
         yield problem("rewards", [], "at least one reward", "set rewards=[{function: name}]")
+    buffer, limit = config.train.overlong_buffer, config.sampling.max_tokens
+    if buffer is not None and buffer > limit:
+        yield problem("train.overlong_buffer", buffer, f"at most sampling.max_tokens ({limit})", "lower it")
 
 
 def _batches(config: Config) -> Iterator[str]:

@@ -97,6 +97,11 @@ class Objective(PrintsByValue):
                 f"reward_kl_coef={self.reward_kl_coef} needs an advantage that reads one reward per completion, got "
                 f"advantage={show(self.advantage)}; use kl_coef instead"
             )
+        if isinstance(self.reward_kl_coef, AdaptiveKl) and isinstance(self.kl, FullVocabulary):
+            raise ValueError(
+                f"reward_kl_coef={self.reward_kl_coef} follows the KL of the drawn tokens, which kl={show(self.kl)} "
+                "does not measure; set kl=k1"
+            )
         if self.needs_critic != (self.value is not None):
             raise ValueError(
                 f"advantage={show(self.advantage)} {'asks' if self.needs_critic else 'does not ask'} for a critic's "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from grpo_jax.core.checks import require_mask
-from grpo_jax.core.masking import sanitise
+from grpo_jax.core.masking import masked_mean, sanitise
 
 
 def per_token(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Float[Array, "*b T"]:
@@ -59,3 +60,58 @@ def per_sequence(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> 
     require_mask("mask", mask, "log_ratio", log_ratio)
     total = jnp.sum(sanitise(log_ratio, mask), axis=-1, keepdims=True)
     return jnp.where(mask, total, 0.0)
+
+
+def sequence_average(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Float[Array, "*b T"]:
+    """Returns the mean log-ratio of the completion at each of its scored tokens, 0 outside the mask (GSPO).
+
+        s_t = (1 / |o|) sum_u m_u (log pi(o_u) - log pi_old(o_u)) = log [ pi(o | q) / pi_old(o | q) ]^(1/|o|)
+
+    The ratio of whole completions, with its length taken out: clipping ranges are far smaller than for tokens.
+
+    Gradient: each s_t reaches every scored token of its row with weight 1/|o|.
+
+    Args:
+      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
+      mask: True on scored tokens; a row without any gives 0.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
+
+    Reference: Group Sequence Policy Optimization, arXiv:2507.18071, equation 7.
+
+    >>> sequence_average(jnp.array([0.5, 0.25, jnp.nan]), jnp.array([True, True, False])).tolist()
+    [0.375, 0.375, 0.0]
+    """
+    require_mask("mask", mask, "log_ratio", log_ratio)
+    return jnp.where(mask, masked_mean(log_ratio, mask)[..., None], 0.0)
+
+
+def sequence_average_token(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Float[Array, "*b T"]:
+    """Returns the numbers of `sequence_average`, with the gradient of each token by itself (GSPO-token).
+
+        s_t = sg(s) + (log pi(o_t) - log pi_old(o_t)) - sg(log pi(o_t) - log pi_old(o_t)),     s the mean of the row
+
+    With one advantage per completion and a surrogate that is linear in the ratio or clips it, the loss and its
+    gradient are those of `sequence_average`; this one allows an advantage of each token.
+
+    Gradient: the identity on scored tokens, 0 elsewhere, as in `per_token`. The two stop-gradients are the paper's.
+
+    Args:
+      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
+      mask: True on scored tokens; a row without any gives 0.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
+
+    Reference: Group Sequence Policy Optimization, arXiv:2507.18071, section 4.3, the ratio of GSPO-token.
+
+    >>> sequence_average_token(jnp.array([0.5, 0.25, jnp.nan]), jnp.array([True, True, False])).tolist()
+    [0.375, 0.375, 0.0]
+    """
+    value = jax.lax.stop_gradient(sequence_average(log_ratio, mask))
+    own = sanitise(log_ratio, mask)
+    # The difference is 0, taken first: the value keeps every digit.
+    return value + (own - jax.lax.stop_gradient(own))

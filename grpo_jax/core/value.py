@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from grpo_jax.core.checks import require_at_least, require_mask, require_same_shape
-from grpo_jax.core.masking import sanitise
+from grpo_jax.core.masking import as_float, sanitise
+from grpo_jax.core.returns import all_equal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,17 @@ class ClippedValue:
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
         """Returns the loss of each token, and True where the clip holds it.
 
+        Args:
+          value: what the critic says now. All three are to be 0 outside the mask, as a surrogate's inputs are.
+          old_value: what it said when the completions were sampled.
+          returns: what it should have said, `gae`'s second result.
+
         Raises:
           ValueError: the shapes differ.
         """
         require_same_shape("old_value", old_value, "value", value)
         require_same_shape("returns", returns, "value", value)
+        value, old_value, returns = as_float(value), as_float(old_value), as_float(returns)
         free = jnp.square(value - returns)
         if self.clip is None:
             return 0.5 * free, jnp.zeros(jnp.shape(value), bool)
@@ -79,7 +86,8 @@ def explained_variance(
     returns = sanitise(returns, mask)
     total = _variance(returns, mask)
     rest = _variance(returns - sanitise(value, mask), mask)
-    return jnp.where(total > 0, 1.0 - rest / jnp.where(total > 0, total, 1.0), 0.0)
+    constant = all_equal(returns, mask) | (total == 0)
+    return jnp.where(constant, 0.0, 1.0 - rest / jnp.where(constant, 1.0, total))
 
 
 def _variance(x: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Float[Array, ""]:

@@ -81,7 +81,7 @@ def _answers(
         # The last batch is filled up with the first problems, so that one program serves all batches.
         indices = [i % size for i in range(start, start + run.prompts)]
         drawn = draw(run, published, run.test_data, indices, step=EVALUATION, group=group, sampler=sampler)
-        _, scores = judge(run, rewards, drawn)
+        scores = judge(rewards, drawn)
         right.append(solved(scores).reshape(-1, group))
         after = run.evaluation.answer_after
         texts = [text.rsplit(after, 1)[-1] if after else text for text in drawn.completions]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 
+from grpo_jax.core.slots import asks
 from grpo_jax.mesh import sharding
 from grpo_jax.rewards import Rewards, Scores
 from grpo_jax.train.experience import Rewarded
@@ -12,15 +15,38 @@ from grpo_jax.train.programs import Drawn
 from grpo_jax.train.run import Run
 
 
-def judge(run: Run, rewards: Rewards, drawn: Drawn) -> tuple[Rewarded, Scores]:
-    """Returns the rewards of all completions, on the mesh and as the host's account of them."""
+def judge(rewards: Rewards, drawn: Drawn) -> Scores:
+    """Returns what the rewards say of all completions."""
+    prompts = [text for text in drawn.prompts for _ in range(drawn.tokens.shape[1])]
+    return rewards.score(prompts, drawn.completions, drawn.columns)
+
+
+def place_rewards(run: Run, drawn: Drawn, scores: Scores, greedy: np.ndarray | None = None) -> Rewarded:
+    """Returns the rewards on the mesh, with what else the objective's advantage asks for.
+
+    Args:
+      greedy: reward of each prompt's greedy completion `[P]`, NaN where none applies.
+    """
     P, G = drawn.tokens.shape[:2]
-    prompts = [text for text in drawn.prompts for _ in range(G)]
-    scores = rewards.score(prompts, drawn.completions, drawn.columns)
+    asked = asks(run.learner.objective.advantage)
     rewarded = Rewarded(
-        reward=scores.total.reshape(P, G), valid=scores.valid.reshape(P, G), **_steps(run, scores, drawn)
+        reward=scores.total.reshape(P, G),
+        valid=scores.valid.reshape(P, G),
+        greedy_reward=greedy,
+        **(_steps(run, scores, drawn) if "step_reward" in asked else {}),
+        **(_terms(run, scores, (P, G)) if "term_reward" in asked else {}),
     )
-    return jax.device_put(rewarded, sharding(run.mesh, "prompt", "sample")), scores
+    by_axes = {1: ("prompt",), 2: ("prompt", "sample"), 3: ("prompt", "sample")}
+    whole = sharding(run.mesh)
+    place = {f.name: whole if f.name == "term_weight" else None for f in dataclasses.fields(Rewarded)}
+    return dataclasses.replace(
+        rewarded,
+        **{
+            name: jax.device_put(value, place[name] or sharding(run.mesh, *by_axes[value.ndim]))
+            for name, value in vars(rewarded).items()
+            if value is not None
+        },
+    )
 
 
 def solved(scores: Scores) -> np.ndarray:
@@ -31,7 +57,7 @@ def solved(scores: Scores) -> np.ndarray:
 
 def _steps(run: Run, scores: Scores, drawn: Drawn) -> dict[str, np.ndarray]:
     """Returns step rewards as arrays `[P, G, K]`; positions in the text become the tokens that reach them."""
-    if not run.learner.objective.process or all(steps is None for steps in scores.steps):
+    if all(steps is None for steps in scores.steps):
         return {}
     P, G = drawn.tokens.shape[:2]
     most = max(len(steps) for steps in scores.steps if steps is not None)
@@ -54,4 +80,12 @@ def _steps(run: Run, scores: Scores, drawn: Drawn) -> dict[str, np.ndarray]:
         "step_reward": value.reshape(shape),
         "step_end": end.reshape(shape),
         "step_valid": valid.reshape(shape),
+    }
+
+
+def _terms(run: Run, scores: Scores, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Returns every reward function's number `[P, G, K]` and its weight `[K]`."""
+    return {
+        "term_reward": np.stack([values.reshape(shape) for values in scores.each.values()], axis=-1),
+        "term_weight": np.array([reward.weight for reward in run.rewards], np.float32),
     }

@@ -10,16 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from grpo_jax.data import batch_indices
 from grpo_jax.rewards import Rewards, Scores
-from grpo_jax.rollout import Sampler
 from grpo_jax.train.checkpoint import Checkpoints
 from grpo_jax.train.curves import draw_curves
 from grpo_jax.train.evaluate import evaluate
-from grpo_jax.train.judge import judge, solved
+from grpo_jax.train.gather import gather, teaches
+from grpo_jax.train.judge import solved
 from grpo_jax.train.programs import (
     Drawn,
-    draw,
     make_experience,
     make_first_state,
     make_published,
@@ -101,13 +99,13 @@ def _steps(
     cursor, after = start.cursor, start.after
     for step in range(start.step, run.steps):
         state, row = _step(run, rewards, record, state, step, cursor)
-        cursor += run.prompts
+        cursor += run.prompts * row["rounds"]
         record.train(row)
         saved.poll()
         done = step + 1
         last, stopped, every = done == run.steps, stop(), run.evaluation.every
         if run.reference_every and done % run.reference_every == 0 and state.reference is not None:
-            state = make_reference(state)
+            state = make_reference(state, run.reference_mix)
         if last or (every and done % every == 0):
             scores = _evaluate(run, rewards, record, state, done)
             after = scores if last else {}
@@ -123,20 +121,10 @@ def _step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state after one step, and its row of metrics."""
     clock = [time.monotonic()]
-    indices = batch_indices(run.seed, cursor, size=len(run.train_data), count=run.prompts)
-    drawn = draw(
-        run,
-        make_published(run.learner.model, state.params),
-        run.train_data,
-        indices,
-        step=step,
-        group=run.rolling.group,
-        sampler=Sampler(temperature=run.learner.temperature),
-    )
-    clock.append(time.monotonic())
-    rewarded, scores = judge(run, rewards, drawn)
-    clock.append(time.monotonic())
-    batch = jax.block_until_ready(make_experience(run.learner, state, drawn.prompt, drawn.rollout, rewarded))
+    gathered = gather(run, rewards, make_published(run.learner.model, state.params), step=step, cursor=cursor)
+    drawn, scores = gathered.drawn, gathered.scores
+    clock += [time.monotonic() - gathered.reward_seconds, time.monotonic()]
+    batch = jax.block_until_ready(make_experience(run.learner, state, drawn.prompt, drawn.rollout, gathered.rewarded))
     clock.append(time.monotonic())
     order = minibatch_order(
         run.seed, step, prompts=run.prompts, minibatches=run.learner.minibatches, epochs=run.learner.epochs
@@ -146,7 +134,7 @@ def _step(
     clock.append(time.monotonic())
     _refuse_nonfinite(run, step + 1, metrics)
     record.samples(step + 1, _samples(drawn, scores))
-    row = {"step": step + 1, **_host_metrics(run, drawn, scores), **metrics}
+    row = {"step": step + 1, "rounds": gathered.rounds, **_host_metrics(run, drawn, scores), **metrics}
     row["learning_rate"] = float(run.schedule((step + 1) * run.learner.updates - 1))
     row["time"] = _times(clock, drawn)
     for name, text in scores.errors.items():
@@ -168,7 +156,7 @@ def _host_metrics(run: Run, drawn: Drawn, scores: Scores) -> dict[str, float]:
         },
         "invalid": float(1 - valid.mean()),
         # Groups without a difference teach nothing.
-        "flat_groups": float(np.mean(np.ptp(reward.reshape(-1, run.rolling.group), axis=1) == 0)),
+        "flat_groups": float(np.mean(~teaches(scores, run.rolling.group))),
         **completion_statistics(drawn.mask, drawn.ended),
     }
 

@@ -43,13 +43,15 @@ make_keys = jit(sample_keys, static_argnames="group")
 make_rollout = jit(generate, static_argnums=0, static_argnames=("length", "eos_ids", "sampler", "check_every"))
 make_experience = jit(experience, static_argnums=0)
 make_step = jit(train_step, static_argnums=0, donate_argnums=1)
-make_reference = jit(renew_reference, donate_argnums=0)
+make_reference = jit(renew_reference, donate_argnums=0, static_argnums=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
     """Completions of one batch of prompts, on the device and as text."""
 
+    indices: Sequence[int]
+    """P rows of the data set."""
     prompt: PromptBatch
     rollout: Rollout
     prompts: list[str]
@@ -97,6 +99,7 @@ def draw(
     tokens, mask, ended = fetch((rollout.tokens, rollout.mask, rollout.ended))
     rows = zip(tokens.reshape(-1, tokens.shape[-1]), mask.reshape(-1, mask.shape[-1]), strict=True)
     return Drawn(
+        indices=indices,
         prompt=prompt,
         rollout=rollout,
         prompts=texts,

@@ -67,7 +67,9 @@ class Run:
       description: the configuration as plain data; stored in checkpoints and compared on resume.
       prompt_length: tokens of a padded prompt, S.
       prompts: prompts per step, P.
-      reference_every: steps after which the current policy becomes the reference; None keeps the first.
+      reference_every: steps after which the reference moves towards the policy; None keeps the first.
+      reference_mix: how far it moves; 1 makes the current policy the reference.
+      dynamic_rounds: rounds of prompts that a step may draw until its groups all differ in reward; 1 takes what comes.
     """
 
     seed: int
@@ -89,6 +91,8 @@ class Run:
     steps: int
     prompts: int
     reference_every: int | None
+    reference_mix: float
+    dynamic_rounds: int
     evaluation: Evaluation
     checkpoint_every: int
     keep: int

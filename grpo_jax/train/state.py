@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
+from grpo_jax.core.control import mixed_reference
 from grpo_jax.mesh import specs
 from grpo_jax.models import init, logical_axes
 from grpo_jax.models.decoder import Params
+from grpo_jax.train.critic import Critic, init_critic, optimizer
 from grpo_jax.train.learner import Learner
 
 
@@ -28,36 +30,46 @@ class TrainState:
     """Steps done: rollouts, each with all its updates."""
     reference: Params | None
     """The policy that the KL term is measured against; None without a KL term."""
+    critic: Critic | None = None
+    """What expects rewards; None where the objective has no critic."""
+    controls: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)
+    """The coefficients that adapt, by the objective's field."""
 
 
 def init_state(learner: Learner, params: Params) -> TrainState:
-    """Returns the state at step 0. The reference, if the objective has one, starts as a copy of `params`."""
+    """Returns the state at step 0. Reference and critic, if the objective has them, start as copies of `params`."""
+    objective = learner.objective
     return TrainState(
         params=params,
         opt_state=learner.optimizer.init(params),
         step=jnp.zeros((), jnp.int32),
-        reference=jax.tree.map(jnp.copy, params) if learner.objective.needs_reference else None,
+        reference=jax.tree.map(jnp.copy, params) if objective.needs_reference else None,
+        critic=init_critic(learner, params) if objective.needs_critic else None,
+        controls={name: jnp.float32(control.initial) for name, control in objective.controls.items()},
     )
 
 
-def renew_reference(state: TrainState) -> TrainState:
-    """Returns the state with the current policy as its reference (DeepSeek-R1: every 400 steps)."""
-    return dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.params))
+def renew_reference(state: TrainState, mix: float) -> TrainState:
+    """Returns the state with its reference moved towards the policy, all the way with `mix` 1 (DeepSeek-R1)."""
+    return dataclasses.replace(state, reference=mixed_reference(state.reference, state.params, mix=mix))
 
 
 def state_specs(learner: Learner) -> TrainState:
     """Returns the partition of every leaf of the state: optimizer moments lie where their parameters lie."""
     params = specs(logical_axes(learner.model))
     abstract = _abstract(learner)
-    opt_state = optax.tree_map_params(
-        learner.optimizer,
-        lambda _, partition: partition,
-        abstract.opt_state,
-        params,
-        transform_non_params=lambda _: PartitionSpec(),
+    critic = None
+    if abstract.critic is not None:
+        parts = {"decoder": params, "output": PartitionSpec()}
+        critic = Critic(params=parts, opt_state=_opt_specs(optimizer(learner), abstract.critic.opt_state, parts))
+    return TrainState(
+        params=params,
+        opt_state=_opt_specs(learner.optimizer, abstract.opt_state, params),
+        step=PartitionSpec(),
+        reference=None if abstract.reference is None else params,
+        critic=critic,
+        controls={name: PartitionSpec() for name in abstract.controls},
     )
-    reference = None if abstract.reference is None else params
-    return TrainState(params=params, opt_state=opt_state, step=PartitionSpec(), reference=reference)
 
 
 def abstract_state(learner: Learner, mesh: jax.sharding.Mesh) -> Any:
@@ -78,3 +90,9 @@ def constrain_state(learner: Learner, state: TrainState) -> TrainState:
 
 def _abstract(learner: Learner) -> TrainState:
     return jax.eval_shape(lambda: init_state(learner, init(learner.model, jax.random.key(0))))
+
+
+def _opt_specs(optimizer: optax.GradientTransformation, opt_state: optax.OptState, params: Any) -> Any:
+    return optax.tree_map_params(
+        optimizer, lambda _, partition: partition, opt_state, params, transform_non_params=lambda _: PartitionSpec()
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,11 @@ from jaxtyping import Array, Int
 
 from grpo_jax.core import policy_loss, token_logprobs
 from grpo_jax.core.aggregate import token_mean
+from grpo_jax.core.value import explained_variance
 from grpo_jax.models import head, hidden_states
 from grpo_jax.models.decoder import Params
+from grpo_jax.train.control import Coefs, in_force, steered
+from grpo_jax.train.critic import Critic, critic_loss, optimizer
 from grpo_jax.train.learner import Learner
 from grpo_jax.train.microbatch import split
 from grpo_jax.train.state import TrainState, constrain_state
@@ -29,20 +33,26 @@ def train_step(
     """Returns the state after all updates on a batch, and the means of their metrics.
 
     Each row of `order` is one minibatch: one gradient, whose denominators are those of the whole minibatch, and one
-    optax update.
+    optax update. Coefficients that adapt hold still until the last of them.
 
     Args:
       order: prompts of each minibatch, epoch after epoch (`minibatch_order`).
     """
+    coefs, entropy = in_force(learner, state, batch)
     if order.shape[0] == 1:
-        state, metrics = _update(learner, state, batch)
+        state, metrics = _update(learner, state, batch, coefs)
     else:
-        visit = lambda state, index: _update(learner, state, jax.tree.map(lambda x: x[index], batch))  # noqa: E731
+        visit = lambda state, index: _update(learner, state, jax.tree.map(lambda x: x[index], batch), coefs)  # noqa: E731
         state, metrics = jax.lax.scan(visit, state, order)
         metrics = jax.tree.map(lambda x: x.sum(0), metrics)
     is_sum = lambda leaf: isinstance(leaf, WeightedSum)  # noqa: E731
     means = jax.tree.map(lambda leaf: leaf.mean(), metrics, is_leaf=is_sum)
-    return constrain_state(learner, dataclasses.replace(state, step=state.step + 1)), means
+    if batch.value is not None:
+        means["explained_variance"] = explained_variance(batch.value, batch.returns, batch.mask)
+    controls = steered(learner, state.controls, batch, kl=means.get("kl"), entropy=entropy)
+    means |= coefs
+    state = dataclasses.replace(state, step=state.step + 1, controls=controls)
+    return constrain_state(learner, state), means
 
 
 def minibatch_order(seed: int, step: int, *, prompts: int, minibatches: int, epochs: int) -> np.ndarray:
@@ -56,7 +66,7 @@ def minibatch_order(seed: int, step: int, *, prompts: int, minibatches: int, epo
 
 
 def loss(
-    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch
+    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch, coefs: Coefs | None = None
 ) -> tuple[WeightedSum, dict[str, WeightedSum]]:
     """Returns the objective on a batch, not yet divided, and its metrics.
 
@@ -83,9 +93,12 @@ def loss(
         mask=batch.mask,
         advantage=batch.advantage,
         old_logp=batch.old_logp,
+        sampler_logp=batch.sampler_logp if objective.correction is not None else None,
         ref_logp=batch.ref_logp,
         divergence=scored.divergence,
         entropy=scored.entropy,
+        selected=batch.selected,
+        coefs=coefs,
     )
     metrics["loss"] = total
     # The mean of -log pi over drawn tokens estimates the entropy without reading the vocabulary.
@@ -97,15 +110,24 @@ def loss(
 
 
 def gradient(
-    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch
+    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch, coefs: Coefs | None = None
 ) -> tuple[Params, dict[str, WeightedSum]]:
-    """Returns the gradient of the mean loss over a minibatch, and its metrics, one micro-batch at a time.
+    """Returns the gradient of the mean loss over a minibatch, and its metrics, one micro-batch at a time."""
+    return _mean_gradient(
+        learner, lambda params, part: loss(learner, params, reference, part, coefs), params, batch, "loss"
+    )
+
+
+def _mean_gradient(
+    learner: Learner, loss: Callable[..., Any], params: Any, batch: TokenBatch, name: str
+) -> tuple[Any, dict[str, WeightedSum]]:
+    """Returns the gradient of a loss, the metric `name`, and all its metrics.
 
     Totals and weights are summed over micro-batches and divided once, so the cut does not matter.
     """
 
-    def total(params: Params, part: TokenBatch) -> tuple[jax.Array, dict[str, WeightedSum]]:
-        value, metrics = loss(learner, params, reference, part)
+    def total(params: Any, part: TokenBatch) -> tuple[jax.Array, dict[str, WeightedSum]]:
+        value, metrics = loss(params, part)
         return value.total, metrics
 
     partial = jax.grad(total, has_aux=True)
@@ -118,14 +140,30 @@ def gradient(
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         add = lambda sums, part: (jax.tree.map(jnp.add, sums, partial(params, part)), None)  # noqa: E731
         (summed, metrics), _ = jax.lax.scan(add, zeros, pieces)
-    weight = metrics["loss"].weight
+    weight = metrics[name].weight
     scale = jnp.where(weight == 0, 0.0, 1 / jnp.where(weight == 0, 1.0, weight))
     return jax.tree.map(lambda g: g * scale, summed), metrics
 
 
-def _update(learner: Learner, state: TrainState, batch: TokenBatch) -> tuple[TrainState, dict[str, WeightedSum]]:
-    gradients, metrics = gradient(learner, state.params, state.reference, batch)
+def _update(
+    learner: Learner, state: TrainState, batch: TokenBatch, coefs: Coefs
+) -> tuple[TrainState, dict[str, WeightedSum]]:
+    gradients, metrics = gradient(learner, state.params, state.reference, batch, coefs)
     updates, opt_state = learner.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = WeightedSum(optax.tree.norm(gradients), jnp.ones(()))
-    return dataclasses.replace(state, params=params, opt_state=opt_state), metrics
+    critic = state.critic
+    if critic is not None:
+        critic, more = _update_critic(learner, critic, batch)
+        metrics |= more
+    return dataclasses.replace(state, params=params, opt_state=opt_state, critic=critic), metrics
+
+
+def _update_critic(learner: Learner, critic: Critic, batch: TokenBatch) -> tuple[Critic, dict[str, WeightedSum]]:
+    gradients, metrics = _mean_gradient(
+        learner, lambda params, part: critic_loss(learner, params, part), critic.params, batch, "value_loss"
+    )
+    updates, opt_state = optimizer(learner).update(gradients, critic.opt_state, critic.params)
+    params = optax.apply_updates(critic.params, updates)
+    metrics["critic_grad_norm"] = WeightedSum(optax.tree.norm(gradients), jnp.ones(()))
+    return Critic(params=params, opt_state=opt_state), metrics

@@ -80,6 +80,35 @@ def test_an_override_changes_one_field(change, override, field, value):
     assert tree == value
 
 
+def test_a_further_file_is_laid_over_the_first(change, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("objective: dapo\ntrain: {prompts: 16}\nsampling: {group: 8}\n")
+    before, after = change(), change(str(recipe), "train.steps=3")
+    assert (after.objective, after.train.prompts, after.sampling.group, after.train.steps) == ("dapo", 16, 8, 3)
+    assert after.sampling.max_tokens == before.sampling.max_tokens
+    assert change("train.prompts=4", str(recipe)).train.prompts == 16
+
+
+def test_an_objective_is_laid_over_as_a_whole(change, tmp_path):
+    """Its fields belong to its preset."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("objective: {preset: dr_grpo}\n")
+    assert change("objective={preset: grpo, kl_coef: 0.5}", str(recipe)).objective == {"preset": "dr_grpo"}
+
+
+def test_a_further_file_that_does_not_exist_is_named(change):
+    with pytest.raises(ConfigError, match=r"recipes/none\.yaml: cannot read"):
+        change("recipes/none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_fits_over_the_shipped_configuration(path):
+    """A published batch on the toy task; only what is longer than the toy's texts has to be cut down."""
+    recipe = load(ROOT / "configs" / "arithmetic.yaml", [str(path)])
+    assert recipe.objective != load(ROOT / "configs" / "arithmetic.yaml").objective
+    assert path.read_text().startswith("# ")
+
+
 def test_the_later_override_wins(change):
     assert change("seed=1", "seed=2").seed == 2
 
@@ -92,7 +121,7 @@ def test_an_override_reaches_one_place_even_where_the_file_shares_a_mapping(path
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.promts=4", "train.promts: unknown field; did you mean 'prompts'? (known: epochs, micro_prompts"),
+        ("train.promts=4", "train.promts: unknown field; did you mean 'prompts'? (known: dynamic_rounds, epochs"),
         ("modle.x=1", "modle: unknown field; did you mean 'model'?"),
         ("rewards.0.functon=x", "rewards.0.functon: unknown field; did you mean 'function'?"),
         ("seed.x=1", "seed: value {'x': 1}; expected an integer of at least 0"),

@@ -9,10 +9,12 @@ from grpo_jax.config import ConfigError, load
 from grpo_jax.config.objective import build_objective
 from grpo_jax.core import presets
 from grpo_jax.core.advantage import GroupNormalised, ProcessNormalised
-from grpo_jax.core.aggregate import token_mean
-from grpo_jax.core.kl import exact, k1, k2
+from grpo_jax.core.aggregate import EveryRow, sequence_mean, token_mean
+from grpo_jax.core.control import AdaptiveKl
+from grpo_jax.core.correction import Chained, SequenceBand, TokenTruncated
+from grpo_jax.core.kl import Straight, exact, k1, k2, k3
 from grpo_jax.core.ratio import per_token
-from grpo_jax.core.surrogate import PpoClip, reinforce
+from grpo_jax.core.surrogate import PpoClip, reinforce, two_sided_clip
 
 HERE = __name__
 NOT_A_TERM = 3.0
@@ -32,12 +34,11 @@ class MySurrogate:
     shift: float = 0.0
 
 
-@pytest.mark.parametrize("name", ["grpo", "deepseek_r1", "ppo_clip", "sft"])
+@pytest.mark.parametrize("name", presets.__all__)
 def test_a_name_is_its_preset(name):
-    expected = {"grpo": presets.grpo, "deepseek_r1": presets.deepseek_r1}
-    expected |= {"ppo_clip": presets.ppo_clip, "sft": presets.sft}
-    assert build_objective(name) == expected[name]()
-    assert build_objective({"preset": name}) == expected[name]()
+    expected = getattr(presets, name)()
+    assert build_objective(name) == expected
+    assert build_objective({"preset": name}) == expected
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,20 @@ def test_a_name_is_its_preset(name):
         ),
         ({"surrogate": {f"{HERE}:MySurrogate": {"scale": 2}}}, {"surrogate": MySurrogate(scale=2)}),
         ({"advantage": {"GroupNormalised": {"ddof": 0}}}, {"advantage": GroupNormalised(ddof=0)}),
+        ({"kl": {"Straight": {"value": "k3", "gradient": "k2"}}}, {"kl": Straight(value=k3, gradient=k2)}),
+        ({"aggregate": {"EveryRow": {"aggregate": "sequence_mean"}}}, {"aggregate": EveryRow(aggregate=sequence_mean)}),
+        (
+            {"correction": {"Chained": {"corrections": ["TokenTruncated", {"SequenceBand": {"high": 2.0}}]}}},
+            {"correction": Chained(corrections=(TokenTruncated(), SequenceBand(high=2.0)))},
+        ),
+        (
+            {"surrogate": {"two_sided_clip": {"low": 0.2, "high": 0.2, "delta": 4.0}}},
+            {"surrogate": two_sided_clip(low=0.2, high=0.2, delta=4.0)},
+        ),
+        (
+            {"kl_coef": {"AdaptiveKl": {"initial": 0.1, "target": 0.02}}},
+            {"kl_coef": AdaptiveKl(initial=0.1, target=0.02)},
+        ),
         ({"advantage": "ProcessNormalised"}, {"advantage": ProcessNormalised()}),
         ({"advantage": None}, {"advantage": None}),
     ],
@@ -100,7 +115,7 @@ def test_the_default_file_keeps_a_reference_only_for_its_kl_term():
     ("raw", "message"),
     [
         ("grop", "objective: nothing in grpo_jax.core.presets is called 'grop'; did you mean 'grpo'?"),
-        ("Objective", "objective: nothing in grpo_jax.core.presets is called 'Objective'; known: deepseek_r1"),
+        ("Objective", "objective: nothing in grpo_jax.core.presets is called 'Objective'; known: cispo, dapo, deepseek_r1"),
         (f"{HERE}:NOT_A_TERM", f"objective: value '{HERE}:NOT_A_TERM'; expected a function that returns an Objective"),
         (f"{HERE}:NO_SUCH", f"objective: {HERE} has no 'NO_SUCH'"),
         ({"preset": "gropo"}, "objective.preset: nothing in grpo_jax.core.presets is called 'gropo'"),

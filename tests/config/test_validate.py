@@ -15,7 +15,7 @@ from grpo_jax.config import ConfigError
         (["data.test=held_out.jsonl"], "data.test: value 'held_out.jsonl'; expected null"),
         (["data.source=gsm8k"], "data.source: value 'gsm8k'; expected 'arithmetic' or the path of a .jsonl file"),
         (["data.source=a.jsonl", "data.test=b.csv"], "data.test: value 'b.csv'; expected a .jsonl file"),
-        (["sampling.group=1"], "sampling.group: value 1; expected at least 2"),
+        (["train.overlong_buffer=100"], "train.overlong_buffer: value 100; expected at most sampling.max_tokens"),
         (["data.train_size="], "data.train_size: value None; expected a number"),
         (["data.test_size="], "data.test_size: value None; expected a number"),
         (["rewards=[]"], "rewards: value []; expected at least one reward"),
@@ -85,10 +85,10 @@ def test_what_fits_is_accepted(change, overrides):
 
 def test_contradictions_come_at_once(change):
     with pytest.raises(ConfigError) as error:
-        change("model.kv_heads=3", "sampling.group=1", "train.minibatches=3", "mesh.tensor=2")
+        change("model.kv_heads=3", "train.overlong_buffer=100", "train.minibatches=3", "mesh.tensor=2")
     assert [line.partition(":")[0] for line in error.value.problems] == [
         "model.kv_heads",
-        "sampling.group",
+        "train.overlong_buffer",
         "train.minibatches",
         "model.kv_heads",
     ]

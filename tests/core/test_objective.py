@@ -1,41 +1,60 @@
 import dataclasses
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from grpo_jax.core import (
-    GroupNormalised,
-    Objective,
+from grpo_jax.core import GroupNormalised, Objective, ProcessNormalised, policy_loss, presets
+from grpo_jax.core.aggregate import ConstantLength, sequence_mean, sequence_sum, token_mean
+from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl
+from grpo_jax.core.correction import Chained, OffPolicyMask, RejectTokens, SequenceTruncated, TokenBand
+from grpo_jax.core.kl import Clamped, RatioWeighted, Straight, absolute, exact, k1, k2, k3
+from grpo_jax.core.presets import deepseek_r1, grpo, ppo_clip, sft
+from grpo_jax.core.ratio import sequence_average, sequence_average_token
+from grpo_jax.core.surrogate import (
+    CispoCap,
+    CispoClip,
+    ClipCov,
+    Dppo,
+    EntropySelected,
+    KlCov,
     PpoClip,
-    ProcessNormalised,
-    deepseek_r1,
-    exact,
-    grpo,
-    k1,
-    k2,
-    k3,
-    policy_loss,
-    ppo_clip,
-    sequence_mean,
-    sft,
-    token_mean,
+    Vespo,
+    binary_kl,
 )
+from grpo_jax.core.value import ClippedValue
 from grpo_jax.testing import oracle
-from grpo_jax.types import WeightedSum
 
 MASK = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]], bool)
-EVERYTHING = Objective(kl_coef=0.1, entropy_coef=0.01, surrogate=PpoClip(dual=3.0), aggregate=token_mean)
+EVERYTHING = Objective(
+    kl_coef=0.1,
+    entropy_coef=0.01,
+    surrogate=PpoClip(dual=3.0),
+    correction=Chained(corrections=(SequenceTruncated(cap=1.5), TokenBand(low=0.5, high=1.2))),
+    aggregate=token_mean,
+)
 OBJECTIVES = {
-    "grpo": grpo(),
-    "deepseek_r1": deepseek_r1(),
-    "ppo_clip": ppo_clip(low=0.1, high=0.3),
-    "sft": sft(),
+    **{name: getattr(presets, name)() for name in presets.__all__},
     "everything": EVERYTHING,
     "exact": Objective(kl=exact, kl_coef=0.1),
+    "adaptive": Objective(kl_coef=AdaptiveKl(initial=0.1, target=0.01), entropy_coef=AdaptiveEntropy(target=1.0)),
+    "rejected": Objective(correction=RejectTokens(limit=0.02)),
+    "off_policy": Objective(correction=OffPolicyMask(limit=0.05), ratio=sequence_average),
+    "straight": Objective(kl=Straight(value=k3, gradient=k2), kl_coef=0.1, aggregate=sequence_sum),
+    "weighted": Objective(kl=RatioWeighted(kl=k3), kl_coef=0.1, aggregate=ConstantLength(length=4.0)),
+    "clamped": Objective(kl=Clamped(log_ratio=0.4), kl_coef=0.1),
+    "absolute": Objective(kl=absolute, kl_coef=0.1),
+    "vespo": Objective(surrogate=Vespo()),
+    "cispo_cap": Objective(surrogate=CispoCap(cap=1.2)),
+    "dppo": Objective(surrogate=Dppo(limit=0.02, divergence=binary_kl)),
+    "clip_cov": Objective(surrogate=ClipCov()),
+    "kl_cov": Objective(surrogate=KlCov()),
+    "entropy_selected": Objective(surrogate=EntropySelected(share=0.5)),
 }
 objectives = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
@@ -44,26 +63,40 @@ def inputs(objective, *, filler=0.0, seed=0, dtype=np.float32):
     """Returns what `policy_loss` reads, with `filler` at padding."""
     rng = np.random.default_rng(seed)
     logp = rng.uniform(-2, -0.1, MASK.shape)
+    old_logp = logp + rng.normal(size=MASK.shape) * 0.4
     batch = {
         "logp": logp,
-        "old_logp": logp + rng.normal(size=MASK.shape) * 0.4,
+        "old_logp": old_logp,
         "advantage": rng.normal(size=MASK.shape),
         "entropy": rng.uniform(0, 2, MASK.shape),
         "divergence" if objective.kl == exact else "ref_logp": rng.uniform(0, 1, MASK.shape),
+        "sampler_logp": old_logp + rng.normal(size=MASK.shape) * 0.2,
     }
     return {name: jnp.asarray(np.where(MASK, x, filler), dtype) for name, x in batch.items()}
 
 
-def total(objective, batch, mask=MASK):
-    return policy_loss(objective, mask=mask, **batch)[0].total
+SELECTED = np.random.default_rng(3).random(MASK.shape) < 0.5
+"""What a surrogate with a `select` picked; True at some padding too, which must not matter."""
 
 
-def gradients(objective, batch, mask=MASK):
-    """Returns the loss, undivided, and its gradient on every floating input."""
-    return jax.jit(jax.value_and_grad(lambda batch: total(objective, batch, mask)))(batch)
+@functools.cache
+def program(objective):
+    """Returns the loss and the gradient on every floating input, compiled once per shape."""
+
+    def total(batch, mask, selected):
+        loss, metrics = policy_loss(objective, mask=mask, selected=selected, **batch)
+        return loss.total, (loss, metrics)
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
 
 
-@pytest.mark.parametrize("name", ["grpo", "deepseek_r1", "ppo_clip", "everything"])
+def evaluate(objective, batch, mask=MASK, selected=SELECTED):
+    """Returns the loss, its metrics, and the gradient of its total on every floating input."""
+    (_, (loss, metrics)), slopes = program(objective)(batch, mask, selected)
+    return loss, metrics, slopes
+
+
+@pytest.mark.parametrize("name", ["grpo", "deepseek_r1", "ppo_clip", "dapo", "trl_grpo", "verl_grpo", "verl_ppo"])
 def test_losses_equal_the_oracle(name):
     objective = dataclasses.replace(OBJECTIVES[name], entropy_coef=0.0)
     batch = inputs(objective)
@@ -106,7 +139,7 @@ def test_gradient_of_grpo_by_hand():
     assert 0 < live[MASK].sum() < MASK.sum()
     slope = -ratio * batch["advantage"] * live + 0.04 * (1 - np.exp(batch["ref_logp"] - batch["logp"]))
     expected = np.where(MASK, slope / np.maximum(MASK.sum(-1, keepdims=True), 1), 0.0)
-    actual = gradients(objective, inputs(objective))[1]["logp"]
+    actual = evaluate(objective, inputs(objective))[2]["logp"]
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -119,45 +152,60 @@ def test_gradient_of_deepseek_r1_by_hand():
     ratio = np.exp(log_ratio.sum(-1, keepdims=True))
     assert ratio.max() < 11
     expected = np.where(MASK, -ratio * np.float64(batch["advantage"]), 0.0)
-    np.testing.assert_allclose(gradients(objective, batch)[1]["logp"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(evaluate(objective, batch)[2]["logp"], expected, rtol=1e-4, atol=1e-6)
 
 
-@objectives
+def detaches(objective):
+    """Whether a term's own formula stops a gradient: then a difference quotient is another function.
+
+    The tests of such a term check its gradient, with what it stops passed separately.
+    """
+    terms = (objective.surrogate, objective.ratio, objective.kl, objective.correction)
+    kinds = (CispoClip, CispoCap, Vespo, Dppo, Straight, OffPolicyMask)
+    return any(isinstance(term, kinds) or term is sequence_average_token for term in terms)
+
+
+DIFFERENTIABLE = {name: objective for name, objective in OBJECTIVES.items() if not detaches(objective)}
+
+
+@pytest.mark.parametrize("objective", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE)
 def test_gradients_are_numerical_in_float64(float64, objective):
     """What is detached is closed over, so a difference quotient cannot see it."""
     batch = inputs(objective, dtype=np.float64)
     live = {key: batch.pop(key) for key in ("logp", "entropy", "divergence") if key in batch}
-    check_grads(lambda live: total(objective, {**batch, **live}), (live,), order=1, modes=["rev"])
+
+    def total(live):
+        return policy_loss(objective, mask=MASK, selected=SELECTED, **batch, **live)[0].total
+
+    check_grads(jax.jit(total), (live,), order=1, modes=["rev"])
 
 
 @objectives
 def test_old_reference_and_advantage_are_constants(objective):
-    slopes = gradients(objective, inputs(objective))[1]
-    for name in ("old_logp", "ref_logp", "advantage"):
+    slopes = evaluate(objective, inputs(objective))[2]
+    for name in ("old_logp", "ref_logp", "advantage", "sampler_logp"):
         np.testing.assert_array_equal(slopes.get(name, 0.0), 0.0)
     assert np.abs(slopes["logp"][MASK]).max() > 0
 
 
 @objectives
-@pytest.mark.parametrize("filler", [np.nan, np.array([np.inf, -np.inf, np.nan, 1e30])])
+@pytest.mark.parametrize("filler", [np.nan, np.array([np.inf, -np.inf, np.nan, 1e30])], ids=["nan", "inf"])
 def test_padding_reaches_neither_value_nor_gradient(objective, filler):
-    value, slopes = gradients(objective, inputs(objective))
-    filled_value, filled_slopes = gradients(objective, inputs(objective, filler=filler))
-    np.testing.assert_array_equal(filled_value, value)
-    chex.assert_trees_all_equal(filled_slopes, slopes)
-    for slope in filled_slopes.values():
+    loss, metrics, slopes = evaluate(objective, inputs(objective))
+    filled = evaluate(objective, inputs(objective, filler=filler), selected=SELECTED | ~MASK)
+    chex.assert_trees_all_equal(filled, (loss, metrics, slopes))
+    for slope in filled[2].values():
         np.testing.assert_array_equal(slope[~MASK], 0.0)
-    for name, metric in policy_loss(objective, mask=MASK, **inputs(objective, filler=filler))[1].items():
+    for name, metric in filled[1].items():
         assert np.isfinite(metric.mean()), name
 
 
 @objectives
 def test_no_scored_token_at_all_is_0(objective):
-    batch, nothing = inputs(objective, filler=np.nan), np.zeros_like(MASK)
-    loss, metrics = policy_loss(objective, mask=nothing, **batch)
+    loss, metrics, slopes = evaluate(objective, inputs(objective, filler=np.nan), np.zeros_like(MASK))
     assert loss.mean() == 0
     assert all(metric.mean() == 0 for metric in metrics.values())
-    for slope in gradients(objective, batch, nothing)[1].values():
+    for slope in slopes.values():
         np.testing.assert_array_equal(slope, 0.0)
 
 
@@ -165,47 +213,55 @@ def test_no_scored_token_at_all_is_0(objective):
 def test_micro_batches_add_up(objective):
     """Pieces of 1, 3, 1 and 1 rows of unequal length, and one of them without a scored token."""
     batch = inputs(objective, filler=np.nan)
-    compiled = jax.jit(lambda mask, batch: policy_loss(objective, mask=mask, **batch))
-    whole, metrics = compiled(MASK, batch)
-    slopes = gradients(objective, batch)[1]
-    added, added_metrics, added_slopes = WeightedSum(0.0, 0.0), {}, []
-    for rows in np.split(np.arange(len(MASK)), [1, 4, 5]):
-        piece = {name: x[rows] for name, x in batch.items()}
-        loss, piece_metrics = compiled(MASK[rows], piece)
-        added += loss
-        for name, metric in piece_metrics.items():
-            added_metrics[name] = added_metrics.get(name, WeightedSum(0.0, 0.0)) + metric
-        added_slopes.append(gradients(objective, piece, MASK[rows])[1])
-    joined = {name: jnp.concatenate([piece[name] for piece in added_slopes]) for name in slopes}
-    chex.assert_trees_all_close((added, added_metrics, joined), (whole, metrics, slopes), rtol=1e-5, atol=1e-6)
+    pieces = [
+        evaluate(objective, {name: x[rows] for name, x in batch.items()}, MASK[rows], SELECTED[rows])
+        for rows in np.split(np.arange(len(MASK)), [1, 4, 5])
+    ]
+    added = jax.tree.map(lambda *x: sum(x), *[(loss, metrics) for loss, metrics, _ in pieces])
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *[slopes for *_, slopes in pieces])
+    chex.assert_trees_all_close((*added, joined), evaluate(objective, batch), rtol=1e-5, atol=1e-6)
 
 
 @objectives
 def test_more_padding_changes_nothing(objective):
     batch = inputs(objective, filler=np.nan)
-    wide = {name: jnp.pad(x, ((0, 2), (0, 3)), constant_values=np.nan) for name, x in batch.items()}
-    loss = policy_loss(objective, mask=MASK, **batch)[0]
-    wide_loss = policy_loss(objective, mask=jnp.pad(MASK, ((0, 2), (0, 3))), **wide)[0]
-    chex.assert_trees_all_close(wide_loss, loss, rtol=1e-6)
+    more = ((0, 2), (0, 3))
+    wide = {name: jnp.pad(x, more, constant_values=np.nan) for name, x in batch.items()}
+    loss, metrics, slopes = evaluate(objective, wide, np.pad(MASK, more), np.pad(SELECTED, more))
+    slopes = {name: x[:6, :4] for name, x in slopes.items()}
+    chex.assert_trees_all_close((loss, metrics, slopes), evaluate(objective, batch), rtol=1e-5, atol=1e-7)
 
 
 @objectives
 def test_the_order_of_rows_changes_nothing(objective):
     batch, order = inputs(objective), np.array([3, 0, 5, 1, 4, 2])
-    value, slopes = gradients(objective, batch)
-    moved_value, moved_slopes = gradients(objective, {n: x[order] for n, x in batch.items()}, MASK[order])
-    chex.assert_trees_all_close(
-        (moved_value, moved_slopes), (value, {n: x[order] for n, x in slopes.items()}), rtol=1e-5
-    )
+    loss, metrics, slopes = evaluate(objective, batch)
+    moved = evaluate(objective, {n: x[order] for n, x in batch.items()}, MASK[order], SELECTED[order])
+    expected = (loss, metrics, {n: x[order] for n, x in slopes.items()})
+    chex.assert_trees_all_close(moved, expected, rtol=1e-5, atol=1e-7)
+
+
+@objectives
+def test_eight_devices_equal_one(objective):
+    """Rows spread over eight devices, two of them with nothing but padding."""
+    pad = ((0, 2), (0, 0))
+    batch = {name: jnp.pad(x, pad, constant_values=np.nan) for name, x in inputs(objective).items()}
+    rows = NamedSharding(Mesh(np.array(jax.devices()), "rows"), PartitionSpec("rows"))
+    spread = jax.device_put((batch, np.pad(MASK, pad), np.pad(SELECTED, pad)), rows)
+    loss, metrics, slopes = evaluate(objective, *spread)
+    assert len(slopes["logp"].sharding.device_set) == 8
+    slopes = {name: np.asarray(x)[:6] for name, x in slopes.items()}
+    expected = evaluate(objective, inputs(objective))
+    chex.assert_trees_all_close(jax.device_get((loss, metrics, slopes)), expected, rtol=1e-5, atol=1e-7)
 
 
 @objectives
 def test_without_old_log_probabilities_old_is_new(objective):
     batch = inputs(objective)
     batch["old_logp"] = batch["logp"]
-    value, slopes = gradients(objective, batch)
+    loss, metrics, slopes = evaluate(objective, batch)
     del batch["old_logp"], slopes["old_logp"]
-    chex.assert_trees_all_equal(gradients(objective, batch), (value, slopes))
+    chex.assert_trees_all_equal(evaluate(objective, batch), (loss, metrics, slopes))
 
 
 @pytest.mark.parametrize("objective", [ppo_clip(), dataclasses.replace(ppo_clip(), aggregate=token_mean)])
@@ -268,9 +324,9 @@ def test_approx_kl_is_that_of_the_old_policy_from_the_new_one():
 @objectives
 def test_metrics_carry_no_gradient(objective):
     def metrics(batch):
-        return sum(m.total for m in policy_loss(objective, mask=MASK, **batch)[1].values())
+        return sum(m.total for m in policy_loss(objective, mask=MASK, selected=SELECTED, **batch)[1].values())
 
-    for slope in jax.grad(metrics)(inputs(objective)).values():
+    for slope in jax.jit(jax.grad(metrics))(inputs(objective)).values():
         np.testing.assert_array_equal(slope, 0.0)
 
 
@@ -290,14 +346,11 @@ def test_any_estimator_fits_the_slot(estimator):
     np.testing.assert_allclose(metric.total, oracle.token_mean(expected, MASK)[0], rtol=1e-5)
 
 
-class JitEqualsEager(chex.TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
-    def test_every_preset(self):
-        for name, objective in OBJECTIVES.items():
-            batch = inputs(objective, filler=np.nan)
-            actual = self.variant(lambda batch, o=objective: policy_loss(o, mask=MASK, **batch))(batch)
-            eager = policy_loss(objective, mask=MASK, **inputs(objective))
-            chex.assert_trees_all_close(actual, eager, rtol=1e-5, atol=1e-7, custom_message=name)
+@objectives
+def test_jit_equals_eager(objective):
+    batch = inputs(objective, filler=np.nan)
+    eager = policy_loss(objective, mask=MASK, selected=SELECTED, **batch)
+    chex.assert_trees_all_close(evaluate(objective, batch)[:2], eager, rtol=1e-5, atol=1e-7)
 
 
 def test_equal_objectives_do_not_recompile():
@@ -313,15 +366,6 @@ def test_equal_objectives_do_not_recompile():
     assert len(traces) == 1
     compiled(inputs(grpo()), objective=dataclasses.replace(grpo(), kl_coef=0.1))
     assert len(traces) == 2
-
-
-def test_objectives_hash_compare_and_print_by_value():
-    for make in (grpo, deepseek_r1, ppo_clip, sft):
-        assert make() == make()
-        assert hash(make()) == hash(make())
-        assert repr(make()) == repr(make())
-        assert " at 0x" not in repr(make())
-    assert len({grpo(), deepseek_r1(), ppo_clip(), sft()}) == 4
 
 
 @pytest.mark.parametrize(
@@ -355,6 +399,59 @@ def test_one_penalty_has_one_place():
         Objective(kl_coef=0.1, reward_kl_coef=0.2)
 
 
+def test_a_critic_and_its_loss_go_together():
+    with pytest.raises(ValueError, match=r"asks for a critic's value, but the critic's loss is value=None"):
+        Objective(advantage=presets.ppo().advantage)
+    with pytest.raises(ValueError, match=r"GroupNormalised.* does not ask for a critic's value, .* value=ClippedValue"):
+        Objective(value=ClippedValue())
+    assert presets.ppo().needs_critic
+    assert not grpo().needs_critic
+
+
+def test_an_adaptive_penalty_in_the_reward_needs_an_estimator():
+    with pytest.raises(ValueError, match="follows the KL of the drawn tokens, which kl=FullVocabulary"):
+        Objective(kl=exact, reward_kl_coef=AdaptiveKl(initial=0.1, target=0.1))
+
+
+def test_coefficients_that_adapt_start_at_their_initial_value_and_can_be_given():
+    objective = OBJECTIVES["adaptive"]
+    fixed = dataclasses.replace(objective, kl_coef=0.1, entropy_coef=0.0)
+    batch = inputs(objective)
+    start = policy_loss(objective, mask=MASK, **batch)[0]
+    chex.assert_trees_all_close(start, policy_loss(fixed, mask=MASK, **batch)[0])
+    moved = policy_loss(objective, mask=MASK, coefs={"kl_coef": 0.3, "entropy_coef": 0.2}, **batch)[0]
+    fixed = dataclasses.replace(objective, kl_coef=0.3, entropy_coef=0.2)
+    chex.assert_trees_all_close(moved, policy_loss(fixed, mask=MASK, **batch)[0])
+    assert objective.controls.keys() == {"kl_coef", "entropy_coef"}
+    assert grpo().controls == {}
+
+
+def test_a_correction_weighs_the_surrogate_alone():
+    """Weight 1.2 on every token: the surrogate's part of the loss is 1.2 times what it was, the KL's is not."""
+    plain = Objective(kl_coef=0.1)
+    corrected = dataclasses.replace(plain, correction=SequenceTruncated(cap=1.2))
+    batch = inputs(plain)
+    batch["sampler_logp"] = batch["old_logp"] - 1.0
+    loss, metrics = policy_loss(corrected, mask=MASK, **batch)
+    before, others = policy_loss(plain, mask=MASK, **batch)
+    kl = before.total - others["loss_policy"].total
+    np.testing.assert_allclose(loss.total, 1.2 * others["loss_policy"].total + kl, rtol=1e-5)
+    np.testing.assert_allclose(metrics["weight"].mean(), 1.2, rtol=1e-6)
+
+
+def test_what_is_rejected_leaves_the_denominators():
+    """The second row's gap is large: it is in no sum and no weight, as if it had never been drawn."""
+    objective = Objective(correction=RejectTokens(limit=0.02), aggregate=token_mean)
+    batch = inputs(objective)
+    batch["sampler_logp"] = batch["old_logp"].at[1].add(1.0)
+    loss, metrics = policy_loss(objective, mask=MASK, **batch)
+    rest = MASK.copy()
+    rest[1] = False
+    expected, _ = policy_loss(objective, mask=rest, **batch)
+    chex.assert_trees_all_close(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics["kept"].mean(), rest.sum() / MASK.sum(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("advantage", [ProcessNormalised(), None])
 def test_a_penalty_in_the_reward_needs_a_reward_per_completion(advantage):
     with pytest.raises(
@@ -376,6 +473,9 @@ def test_a_penalty_in_the_reward_needs_a_reward_per_completion(advantage):
         (OBJECTIVES["exact"], {"divergence": None}, (ValueError, "needs divergence")),
         (OBJECTIVES["exact"], {"ref_logp": jnp.ones((6, 4))}, (ValueError, "reads divergence, but ref_logp was given")),
         (EVERYTHING, {"entropy": None}, (ValueError, r"entropy_coef=0\.01 needs entropy")),
+        (EVERYTHING, {"sampler_logp": None}, (ValueError, r"correction=Chained\(.* needs sampler_logp")),
+        (OBJECTIVES["clip_cov"], {}, (ValueError, r"surrogate=ClipCov\(.* asks for selected, which is not given")),
+        (OBJECTIVES["clip_cov"], {"selected": np.ones(4)}, (TypeError, "selected must be boolean")),
     ],
 )
 def test_bad_inputs_are_refused_while_tracing(objective, change, error):

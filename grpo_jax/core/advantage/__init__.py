@@ -12,12 +12,35 @@ an advantage needs besides the rewards it declares as keyword-only parameters (`
     term_weight     float [K]           their weights in the sum
     step_reward, step_end, step_valid   [..., G, K]   rewards of the steps of a completion
 
+Statistics over the batch run over all axes. A completion that is not valid, or whose reward is not finite, has
+advantage exactly 0 and takes part in no statistic; tokens outside the mask have advantage 0.
+
 Rewards are data: no gradient is meant to flow here, and the objective detaches the result.
 
 Axes: G completions of one prompt, K steps or reward terms, T tokens.
 """
 
-from grpo_jax.core.advantage.group import GroupNormalised
+from grpo_jax.core.advantage.baseline import greedy_baseline, length_weighted
+from grpo_jax.core.advantage.batch import BatchScaled, gpg
+from grpo_jax.core.advantage.group import GroupNormalised, centred, leave_one_out, mean_scaled
+from grpo_jax.core.advantage.pass_at_k import PassAtK
 from grpo_jax.core.advantage.process import ProcessNormalised
+from grpo_jax.core.advantage.terms import TermNormalised
+from grpo_jax.core.advantage.tokens import Gae, GroupBaselineWhitened, ReinforcePlusPlus
 
-__all__ = ["GroupNormalised", "ProcessNormalised"]
+__all__ = [
+    "BatchScaled",
+    "Gae",
+    "GroupBaselineWhitened",
+    "GroupNormalised",
+    "PassAtK",
+    "ProcessNormalised",
+    "ReinforcePlusPlus",
+    "TermNormalised",
+    "centred",
+    "gpg",
+    "greedy_baseline",
+    "leave_one_out",
+    "length_weighted",
+    "mean_scaled",
+]

@@ -1,12 +1,19 @@
-"""How much better than the mean of its group a completion did."""
+"""How much better than the mean of its group a completion did.
+
+In all of these an entry that is not valid, or not finite, has advantage 0 and takes part in no statistic. A lone
+sample, and a group with one distinct reward, have advantage exactly 0: they are recognised by max == min, because the
+rounding of a mean would otherwise leave a deviation that a division blows up.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from grpo_jax.core.advantage.statistics import check_deviation, clean, standardise
+from grpo_jax.core.advantage.statistics import centre, check_deviation, clean, standardise
+from grpo_jax.core.masking import masked_mean, sanitise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,9 +22,8 @@ class GroupNormalised:
 
         A_g = (r_g - mean(r)) / (std(r) + eps)        mean and std over the valid entries of the group
 
-    A lone sample, and a group with one distinct reward, have advantage exactly 0: they are recognised by
-    max == min, because the rounding of a mean would otherwise leave a deviation that the division blows up.
-    An entry that is not valid has advantage 0 and takes part in no statistic.
+    A lone sample, and a group with one distinct reward, have advantage exactly 0; so has a group of `ddof` or fewer,
+    which has no deviation.
 
     Gradient: that of the formula; rewards are data, and the objective detaches the advantage.
 
@@ -56,3 +62,85 @@ class GroupNormalised:
         """
         reward, valid = clean(reward, valid)
         return standardise(reward, valid, ddof=self.ddof, eps=self.eps)
+
+
+def centred(reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> Float[Array, "*b G"]:
+    """Returns the reward's distance from the mean of its group, in the units of the reward (Dr. GRPO).
+
+        A_g = r_g - mean(r)
+
+    Gradient: dA_g/dr_h = [g = h] - 1/n; rewards are data, and the objective detaches the advantage.
+
+    Args:
+      reward: one number for each completion; NaN and infinite ones are treated as not valid.
+      valid: True where the reward applies; elsewhere `reward` may hold anything.
+
+    Raises:
+      TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
+      ValueError: the shapes differ, or there is no axis G.
+
+    Reference: Understanding R1-Zero-Like Training, arXiv:2503.20783, section 3.2.
+
+    >>> centred(jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.ones(4, bool))
+    Array([ 0.75, -0.25, -0.25, -0.25], dtype=float32)
+    """
+    return centre(*clean(reward, valid))
+
+
+def leave_one_out(reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> Float[Array, "*b G"]:
+    """Returns the reward's distance from the mean of the others in its group (RLOO).
+
+        A_g = r_g - 1/(n - 1) sum_{h != g} r_h = n/(n - 1) (r_g - mean(r))
+
+    The baseline of a completion does not depend on it, so the policy gradient is unbiased. A lone valid completion has
+    no others, and advantage 0.
+
+    Gradient: dA_g/dr_h = 1 where g = h, else -1/(n - 1); rewards are data, and the objective detaches the advantage.
+
+    Args:
+      reward: one number for each completion; NaN and infinite ones are treated as not valid.
+      valid: True where the reward applies; elsewhere `reward` may hold anything.
+
+    Raises:
+      TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
+      ValueError: the shapes differ, or the group is of fewer than two.
+
+    Reference: Back to Basics, arXiv:2402.14740, section 4 (RLOO).
+
+    >>> leave_one_out(jnp.array([3.0, 0.0, 0.0, 0.0]), jnp.ones(4, bool))
+    Array([ 3., -1., -1., -1.], dtype=float32)
+    """
+    reward, valid = clean(reward, valid, group=2)
+    count = jnp.sum(valid, axis=-1, keepdims=True)
+    return centre(reward, valid) * (count / jnp.maximum(count - 1, 1))
+
+
+def mean_scaled(reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> Float[Array, "*b G"]:
+    """Returns the reward's distance from the mean of its group, as a share of that mean (MaxRL).
+
+        A_g = (r_g - mean(r)) / mean(r)              0 where mean(r) <= 0
+
+    With rewards of 0 and 1, the mean over a group of A_g grad log pi_g is the mean of grad log pi over the successes,
+    less that over all: a gradient of the log of the success rate, to the order that G samples allow. A group without
+    success says nothing. Rewards are expected not to be negative.
+
+    Gradient: dA_g/dr_h = [g = h]/mean - r_g/(n mean^2); rewards are data, and the objective detaches the advantage.
+
+    Args:
+      reward: one number for each completion; NaN and infinite ones are treated as not valid.
+      valid: True where the reward applies; elsewhere `reward` may hold anything.
+
+    Raises:
+      TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
+      ValueError: the shapes differ, or there is no axis G.
+
+    Reference: Maximum Likelihood Reinforcement Learning, arXiv:2602.02710; published code adds a small number to the
+    mean instead of treating 0 apart.
+
+    >>> mean_scaled(jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.ones(4, bool))
+    Array([ 3., -1., -1., -1.], dtype=float32)
+    """
+    reward, valid = clean(reward, valid)
+    mean = masked_mean(reward, valid)[..., None]
+    positive = mean > 0
+    return sanitise(centre(reward, valid) / jnp.where(positive, mean, 1.0), positive)

@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grpo_jax.core.advantage.statistics import check_deviation, standardise
+from grpo_jax.core.advantage.statistics import check_deviation, scored, standardise
 from grpo_jax.core.checks import require_axes, require_floats, require_integers, require_mask, require_same_shape
 
 
@@ -63,14 +63,14 @@ class ProcessNormalised:
           step_reward: one number for each step; NaN and infinite ones are treated as not valid.
           step_end: index of the last token of each step; one at or beyond T covers every token.
           step_valid: True where there is a step; elsewhere the other two may hold anything.
-          mask: True on scored tokens; only its length T is read.
+          mask: True on scored tokens.
 
         Returns:
-          The advantage of each token, 0 behind the end of the last step.
+          The advantage of each token, 0 behind the end of the last step and outside the mask.
 
         Raises:
-          TypeError: a reward holds no floating-point numbers, `step_valid` is not boolean or `step_end` holds no
-            integers.
+          TypeError: a reward holds no floating-point numbers, `step_valid`, `valid` or `mask` is not boolean, or
+            `step_end` holds no integers.
           ValueError: the shapes differ, or the axes G and K are missing.
         """
         require_axes("step_reward", step_reward, "G K")
@@ -80,9 +80,11 @@ class ProcessNormalised:
         require_same_shape("step_end", step_end, "step_reward", step_reward)
         require_same_shape("reward", reward, "step_reward[..., 0]", step_reward[..., 0])
         require_mask("valid", valid, "reward", reward)
+        tokens = scored(valid, mask)
         shape = jnp.shape(step_reward)
         group = (*shape[:-2], shape[-2] * shape[-1])
         counted = step_valid & valid[..., None]
         step = standardise(step_reward.reshape(group), counted.reshape(group), ddof=self.ddof, eps=self.eps)
         reaches_GTK = step_end[..., None, :] >= jnp.arange(jnp.shape(mask)[-1])[:, None]
+        reaches_GTK &= tokens[..., None]
         return jnp.sum(step.reshape(shape)[..., None, :], axis=-1, where=reaches_GTK)

@@ -1,11 +1,11 @@
-"""What the advantages share: which rewards count, and distances from a mean in standard deviations."""
+"""What the advantages share: which rewards and tokens count, and distances from a mean."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
-from grpo_jax.core.checks import require_at_least, require_axes, require_floats, require_mask
+from grpo_jax.core.checks import require_at_least, require_axes, require_floats, require_mask, require_same_shape
 from grpo_jax.core.masking import as_float, masked_mean, masked_std, sanitise
 
 
@@ -36,18 +36,55 @@ def clean(
     return sanitise(reward, valid), valid
 
 
+def scored(
+    valid: Bool[Array, "*b G"], mask: Bool[Array, "*b G T"], token_reward: Float[Array, "*b G T"] | None = None
+) -> Bool[Array, "*b G T"]:
+    """Returns the tokens that count: those in the mask, of completions that are valid.
+
+    A completion with a scored token whose reward is not finite is not valid as a whole.
+
+    Raises:
+      TypeError: `mask` is not boolean, or `token_reward` holds no floating-point numbers.
+      ValueError: the shapes do not fit.
+
+    >>> scored(jnp.array([True, False]), jnp.array([[True, False], [True, True]])).tolist()
+    [[True, False], [False, False]]
+    """
+    require_axes("mask", mask, "G T")
+    require_mask("mask", mask, "mask", mask)
+    if jnp.shape(mask)[:-1] != jnp.shape(valid):
+        raise ValueError(
+            f"mask has shape {jnp.shape(mask)}, but reward has shape {jnp.shape(valid)}; reward lacks only T"
+        )
+    if token_reward is not None:
+        require_floats("token_reward", token_reward)
+        require_same_shape("token_reward", token_reward, "mask", mask)
+        valid = valid & jnp.all(jnp.isfinite(token_reward) | ~mask, axis=-1)
+    return mask & valid[..., None]
+
+
+def centre(x: Float[Array, "*b N"], valid: Bool[Array, "*b N"]) -> Float[Array, "*b N"]:
+    """Returns x - mean over the valid entries of a row, exactly 0 where all are equal and where one is not valid.
+
+    >>> centre(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]))
+    Array([-1.,  1.,  0.], dtype=float32)
+    """
+    return sanitise(x - masked_mean(x, valid)[..., None], valid & spread(x, valid)[..., None])
+
+
 def standardise(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"], *, ddof: int, eps: float) -> Float[Array, "*b N"]:
     """Returns (x - mean) / (std + eps) over the valid finite entries of a row, exactly 0 where all are equal.
+
+    With `ddof` or fewer entries there is no deviation to divide by, and the row is 0 as well.
 
     >>> standardise(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]), ddof=0, eps=0.0)
     Array([-1.,  1.,  0.], dtype=float32)
     """
     valid = valid & jnp.isfinite(x)
     x = sanitise(x, valid)
-    scale = masked_std(x, valid, ddof=ddof) + eps
-    differ = spread(x, valid) & (scale > 0)
-    centred = x - masked_mean(x, valid)[..., None]
-    return sanitise(centred / jnp.where(differ, scale, 1.0)[..., None], valid & differ[..., None])
+    deviation = masked_std(x, valid, ddof=ddof)
+    known = deviation > 0
+    return sanitise(centre(x, valid) / jnp.where(known, deviation + eps, 1.0)[..., None], known[..., None])
 
 
 def spread(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"]) -> Bool[Array, "*b"]:
@@ -66,3 +103,14 @@ def check_deviation(ddof: int, eps: float) -> None:
     """Raises ValueError unless a standard deviation is well described by its `ddof` and `eps`."""
     require_at_least("ddof", ddof, 0)
     require_at_least("eps", eps, 0.0)
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raises ValueError unless a Python number is from 0 to 1 (NaN is not).
+
+    >>> check_fraction("gamma", 1.5)
+    Traceback (most recent call last):
+    ValueError: gamma must be a number from 0 to 1, got 1.5
+    """
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value}")

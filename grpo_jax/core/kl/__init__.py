@@ -9,7 +9,8 @@ declares as keyword-only parameters (`core.slots`):
 A `FullVocabulary` marks a divergence that no drawn token can tell.
 """
 
-from grpo_jax.core.kl.estimators import k1, k2, k3
+from grpo_jax.core.kl.combine import Clamped, RatioWeighted, Straight
+from grpo_jax.core.kl.estimators import absolute, k1, k2, k3
 from grpo_jax.core.kl.exact import exact
 
-__all__ = ["exact", "k1", "k2", "k3"]
+__all__ = ["Clamped", "RatioWeighted", "Straight", "absolute", "exact", "k1", "k2", "k3"]

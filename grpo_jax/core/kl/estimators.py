@@ -64,3 +64,24 @@ def k3(logp: Float[Array, "*b T"], ref_logp: Float[Array, "*b T"]) -> Float[Arra
     require_same_shape("ref_logp", ref_logp, "logp", logp)
     log_r = ref_logp - logp
     return jnp.expm1(log_r) - log_r
+
+
+def absolute(logp: Float[Array, "*b T"], ref_logp: Float[Array, "*b T"]) -> Float[Array, "*b T"]:
+    """Returns the absolute log-ratio: a distance that is 0 at equality, but no estimator of the KL.
+
+        absolute = |log pi - log pi_ref|
+
+    Gradient: the sign of log pi - log pi_ref on `logp`, and 0 at equality.
+
+    Raises:
+      ValueError: the shapes differ.
+
+    Reference: the estimator that verl calls abs.
+
+    >>> absolute(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])).tolist()
+    [0.5, 0.5]
+    """
+    require_same_shape("ref_logp", ref_logp, "logp", logp)
+    difference = logp - ref_logp
+    # Not jnp.abs, whose gradient at 0 is 1: a policy that equals its reference is to stay where it is.
+    return difference * jnp.sign(difference)

@@ -77,3 +77,36 @@ class PpoClip:
         live = (better | worse) & ~(below | above | beyond)
         flat = jnp.where(below, floor, jnp.where(above, ceiling, jnp.where(beyond, cap, 0.0)))
         return -jnp.exp(jnp.where(live, log_ratio, flat)) * advantage, below | above | beyond
+
+
+def two_sided_clip(*, low: float, high: float, delta: float) -> PpoClip:
+    """Returns the two-sided clip: PPO's, whose ratio is bounded by delta where the advantage is negative.
+
+        L = -min( min(r, delta) A, clip(r, 1 - low, 1 + high) A )
+
+    With delta >= 1 + high that is dual-clip PPO with c = delta. For A > 0 the outer bound 1 + high acts first; for
+    A < 0 the loss is -max(min(r, delta), clip(r)) A = -min(max(r, 1 - low), delta) A. With a smaller delta the two
+    would differ, so it is refused.
+
+    Gradient: as `PpoClip`.
+
+    Args:
+      low: lower bound 1 - low.
+      high: upper bound 1 + high.
+      delta: bound on the ratio of tokens with negative advantage.
+
+    Raises:
+      ValueError: `low` or `high` is negative, or `delta` is below 1 + high, or not above 1, or not finite.
+
+    Reference: INTELLECT-2, arXiv:2505.07291; `delta` in TRL's GRPOConfig.
+
+    >>> two_sided_clip(low=0.2, high=0.2, delta=4.0)
+    PpoClip(low=0.2, high=0.2, dual=4.0)
+    """
+    require_at_least("high", high, 0.0)
+    if not max(1.0 + high, math.nextafter(1.0, 2.0)) <= delta < math.inf:
+        raise ValueError(
+            f"delta must be a finite number > 1 and >= 1 + high, got delta={delta} with high={high}; a smaller one "
+            "would cut ratios that the clip allows"
+        )
+    return PpoClip(low=low, high=high, dual=delta)

@@ -22,7 +22,8 @@ def reinforce(
     Raises:
       ValueError: the shapes differ.
 
-    Reference: Williams 1992, doi:10.1007/BF00992696; as used for language models, arXiv:2402.14740.
+    References: Williams 1992, doi:10.1007/BF00992696; as used for language models, arXiv:2402.14740; the loss of GPG,
+    arXiv:2504.02546.
 
     >>> reinforce(jnp.zeros(2), jnp.array([-1.0, -2.0]), jnp.array([1.0, -1.0]))[0]
     Array([ 1., -2.], dtype=float32)

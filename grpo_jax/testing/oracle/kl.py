@@ -26,8 +26,36 @@ def k2(logp, ref_logp):
 def k3(logp, ref_logp):
     """Returns pi_ref / pi - log(pi_ref / pi) - 1 (DeepSeekMath, arXiv:2402.03300, equation 4).
 
-    >>> round(float(k3(math.log(0.5), math.log(1.0))), 4)
+    >>> round(float(k3(np.log(0.5), np.log(1.0))), 4)
     0.3069
     """
     r = np.exp(np.asarray(ref_logp, np.float64) - np.asarray(logp, np.float64))
     return r - np.log(r) - 1
+
+
+def absolute(logp, ref_logp):
+    """Returns |log(pi / pi_ref)| (verl's abs).
+
+    >>> float(absolute(-1.0, -0.5))
+    0.5
+    """
+    return np.abs(k1(logp, ref_logp))
+
+
+def clamped_k3(logp, ref_logp, *, log_ratio=20.0, value=10.0):
+    """Returns k3 of one token with a bounded log-ratio, itself bounded (verl's low_var_kl).
+
+    >>> clamped_k3(-3.0, 0.0), clamped_k3(0.0, -30.0)
+    (10.0, 10.0)
+    """
+    difference = min(max(float(ref_logp) - float(logp), -log_ratio), log_ratio)
+    return min(max(float(np.exp(difference)) - difference - 1, -value), value)
+
+
+def ratio_weighted_k3(logp, ref_logp, old_logp):
+    """Returns pi / pi_old times k3 (DeepSeek-V3.2, arXiv:2512.02556, section 3.1).
+
+    >>> round(float(ratio_weighted_k3(np.log(0.5), np.log(1.0), np.log(0.25))), 4)
+    0.6137
+    """
+    return np.exp(np.asarray(logp, np.float64)) / np.exp(np.asarray(old_logp, np.float64)) * k3(logp, ref_logp)

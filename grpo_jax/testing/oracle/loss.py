@@ -17,6 +17,7 @@ def grpo_loss(
 
     `whole_sequence` takes the ratio pi(o|q) / pi_old(o|q) of DeepSeek-R1 (arXiv:2501.12948, equation 1).
 
+    >>> from grpo_jax.testing.oracle.aggregate import token_mean
     >>> row = [[-1.0]]
     >>> grpo_loss(row, row, row, [[True]], [[2.0]], low=0.2, high=0.2, kl_coef=1.0, aggregate=token_mean)
     (-2.0, 1.0)

@@ -1,14 +1,12 @@
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from grpo_jax.core import GroupNormalised, ProcessNormalised
+from grpo_jax.core.advantage import GroupNormalised, ProcessNormalised, centred, leave_one_out, mean_scaled
 from grpo_jax.testing import oracle
 
 groups = st.lists(st.integers(-4, 4), min_size=6, max_size=6).map(lambda r: np.array(r, np.float32))
@@ -17,22 +15,6 @@ some = settings(max_examples=40, deadline=None)
 
 def everyone(reward):
     return np.ones(np.shape(reward), bool)
-
-
-def process(component, reward, end, valid, length):
-    """Returns the advantage of steps alone: every completion counts, and every token is scored."""
-    reward = jnp.asarray(reward, jnp.float32)
-    each = jnp.zeros(reward.shape[:-1]), jnp.ones(reward.shape[:-1], bool)
-    mask = jnp.ones((*reward.shape[:-1], length), bool)
-    return component(*each, step_reward=reward, step_end=end, step_valid=valid, mask=mask)
-
-
-def random_steps(rng, length):
-    """Returns two prompts with 3 completions of up to 4 steps, garbage where there is no step."""
-    valid = rng.random((2, 3, 4)) < 0.7
-    reward = np.where(valid, rng.normal(size=valid.shape), np.nan).astype(np.float32)
-    end = np.where(valid, rng.integers(0, length, valid.shape), 10**6)
-    return reward, end, valid
 
 
 def test_published_numbers():
@@ -66,6 +48,110 @@ def test_a_group_with_one_distinct_reward_is_exactly_0(value):
     """The mean of eight times 0.1 is not 0.1 in float32; divided by eps alone it would be an advantage."""
     reward = jnp.full((7,), value, jnp.float32)
     np.testing.assert_array_equal(GroupNormalised(eps=0.0)(reward, everyone(reward)), 0.0)
+
+
+@pytest.mark.parametrize("component", [centred, leave_one_out, mean_scaled])
+def test_the_plain_ones_equal_the_oracle(rng, component):
+    valid = rng.random((8, 6)) < 0.7
+    reward = rng.normal(size=(8, 6)) * 10.0 ** rng.integers(-3, 4, (8, 1)) + 1.0
+    reward = np.where(valid, reward, np.nan).astype(np.float32)
+    reward[0, valid[0].argmax()] = np.inf
+    actual = component(reward, valid)
+    expected = np.array([getattr(oracle, component.__name__)(*pair) for pair in zip(reward, valid, strict=True)])
+    size = np.maximum(np.abs(expected).max(-1, keepdims=True), 1e-3)
+    np.testing.assert_allclose(actual / size, expected / size, rtol=1e-4, atol=2e-6)
+
+
+def test_a_group_of_two_to_one_by_hand():
+    """Rewards 1, 1, 0, 0: mean 1/2. The others of a success have mean 1/3, those of a failure 2/3."""
+    reward = jnp.array([1.0, 1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(centred(reward, everyone(reward)), [0.5, 0.5, -0.5, -0.5])
+    np.testing.assert_allclose(leave_one_out(reward, everyone(reward)), [2 / 3, 2 / 3, -2 / 3, -2 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(mean_scaled(reward, everyone(reward)), [1, 1, -1, -1])
+
+
+@some
+@given(groups)
+def test_leaving_one_out_is_centring_times_n_by_n_minus_1(reward):
+    n = len(reward)
+    actual = leave_one_out(reward, everyone(reward))
+    np.testing.assert_allclose(actual, n / (n - 1) * centred(reward, everyone(reward)), rtol=1e-5, atol=1e-6)
+
+
+@some
+@given(groups, st.sampled_from([0.25, 2.0, 16.0]), st.integers(-8, 8))
+def test_what_scale_and_offset_do_to_the_plain_ones(reward, scale, offset):
+    """Offsets cancel in the differences, and the scale remains; a share of the mean keeps no scale."""
+    for component in (centred, leave_one_out):
+        moved = component(scale * reward + offset, everyone(reward))
+        np.testing.assert_allclose(moved, scale * component(reward, everyone(reward)), rtol=1e-5, atol=1e-5)
+    plain = mean_scaled(reward, everyone(reward))
+    np.testing.assert_allclose(mean_scaled(scale * reward, everyone(reward)), plain, rtol=1e-5, atol=1e-5)
+
+
+@some
+@given(groups)
+def test_the_plain_ones_sum_to_0(reward):
+    for component in (centred, leave_one_out, mean_scaled):
+        np.testing.assert_allclose(component(reward, everyone(reward)).sum(), 0.0, atol=2e-4)
+
+
+def test_the_share_of_a_mean_is_0_unless_the_mean_is_positive():
+    reward = jnp.array([[0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [-3.0, -1.0, 1.0], [-1.0, 1.0, 3.0]])
+    np.testing.assert_allclose(
+        mean_scaled(reward, everyone(reward)), [[0] * 3, [0] * 3, [0] * 3, [-2, 0, 2]], rtol=1e-6
+    )
+    slope = jax.jit(jax.grad(lambda r: jnp.sum(mean_scaled(r, everyone(r))[:, 0])))(reward)
+    np.testing.assert_array_equal(slope[:3], 0.0)
+
+
+def test_a_success_weighs_as_much_as_all_failures_of_its_group():
+    """N of G succeed: a success has G/N - 1 and a failure -1, so 1/G sum_g A_g s_g = mean(s of successes) - mean(s)."""
+    reward = jnp.array([1.0, 0.0, 0.0, 1.0, 0.0])
+    score = np.array([0.3, -1.0, 2.0, 0.7, 0.1])
+    actual = np.mean(np.asarray(mean_scaled(reward, everyone(reward))) * score)
+    np.testing.assert_allclose(actual, score[[0, 3]].mean() - score.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("component", "slope"),
+    [
+        (centred, lambda r: np.eye(4) - 1 / 4),
+        (leave_one_out, lambda r: np.eye(4) * 4 / 3 - 1 / 3),
+        (mean_scaled, lambda r: np.eye(4) / r.mean() - r[:, None] / (4 * r.mean() ** 2)),
+    ],
+)
+def test_gradient_of_the_plain_ones(component, slope):
+    """With m = mean(r), dm/dr_h = 1/n:
+
+    r_g - m                      [g = h] - 1/n
+    n/(n - 1) (r_g - m)          [g = h] n/(n - 1) - 1/(n - 1)
+    r_g/m - 1                    [g = h]/m - r_g/(n m^2)
+
+    An entry that is not valid, the fifth here, is in no row and no column.
+    """
+    reward = np.array([1.0, 2.0, 4.0, 0.5])
+    valid = np.array([True] * 4 + [False])
+    actual = jax.jit(jax.jacobian(lambda r: component(r, valid)))(jnp.array([*reward, np.nan], jnp.float32))
+    np.testing.assert_allclose(actual[:4, :4], slope(reward), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(actual[4], 0.0)
+    np.testing.assert_array_equal(actual[:, 4], 0.0)
+
+
+def test_gradient_of_the_normalised():
+    """With z = (r - m)/std and ddof 0: dstd/dr_h = z_h/n, so dA_g/dr_h = ([g = h] - 1/n - z_g z_h/n)/std."""
+    reward = np.array([1.0, 2.0, 4.0, 0.5])
+    z = (reward - reward.mean()) / reward.std()
+    expected = (np.eye(4) - 1 / 4 - np.outer(z, z) / 4) / reward.std()
+    advantage = GroupNormalised(ddof=0, eps=0.0)
+    actual = jax.jit(jax.jacobian(lambda r: advantage(r, everyone(reward))))(jnp.asarray(reward, jnp.float32))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_group_without_a_deviation_is_exactly_0():
+    """Two rewards have no deviation with ddof 2: dividing by eps alone would give a million."""
+    reward = jnp.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(GroupNormalised(ddof=2)(reward, jnp.array([True, True, False])), 0.0)
 
 
 def test_a_lone_sample_and_an_empty_group_are_exactly_0():
@@ -102,8 +188,8 @@ def test_gradient_is_finite_whatever_the_padding_holds():
         return jnp.sum(GroupNormalised()(reward, valid) * jnp.arange(4.0))
 
     valid = jnp.array([True, True, True, False])
-    expected = jax.grad(total)(jnp.array([1.0, 2.0, 4.0, 0.0]))
-    np.testing.assert_array_equal(jax.grad(total)(jnp.array([1.0, 2.0, 4.0, jnp.nan])), expected)
+    expected = jax.jit(jax.grad(total))(jnp.array([1.0, 2.0, 4.0, 0.0]))
+    np.testing.assert_array_equal(jax.jit(jax.grad(total))(jnp.array([1.0, 2.0, 4.0, jnp.nan])), expected)
     assert expected[3] == 0
     assert np.abs(expected[:3]).min() > 0
 
@@ -111,51 +197,6 @@ def test_gradient_is_finite_whatever_the_padding_holds():
 def test_gradient_is_numerical_in_float64(float64):
     reward = jnp.array([[1.0, 2.0, 4.0, 0.5], [0.3, -1.0, 2.0, 0.0]])
     check_grads(lambda r: GroupNormalised()(r, jnp.ones((2, 4), bool)), (reward,), order=1, modes=["rev"])
-
-
-@pytest.mark.parametrize("ddof", [0, 1])
-def test_processes_equal_the_oracle(rng, ddof):
-    reward, end, valid = random_steps(rng, length=7)
-    actual = process(ProcessNormalised(ddof=ddof), reward, end, valid, length=7)
-    expected = [oracle.process_advantage(*p, length=7, ddof=ddof) for p in zip(reward, end, valid, strict=True)]
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_token_sums_the_steps_that_end_at_or_after_it():
-    """Step rewards (0, 2) and (2, 0) normalise to (-1, 1) and (1, -1); the last step of the second is not valid.
-
-    Without it (0, 2, 2) remain: mean 4/3, deviation sqrt(8/9), so the steps are -sqrt 2 and +sqrt(1/2) twice.
-    """
-    reward, end = jnp.array([[0.0, 2.0], [2.0, 0.0]]), jnp.array([[0, 2], [1, 3]])
-    actual = process(ProcessNormalised(ddof=0, eps=0.0), reward, end, jnp.ones((2, 2), bool), length=4)
-    np.testing.assert_allclose(actual, [[0, 1, 1, 0], [0, 0, -1, -1]], atol=1e-6)
-    valid = jnp.array([[True, True], [True, False]])
-    low, high = -np.sqrt(2), np.sqrt(0.5)
-    actual = process(ProcessNormalised(ddof=0, eps=0.0), reward, end, valid, length=4)
-    np.testing.assert_allclose(actual, [[low + high, high, high, 0], [high, high, 0, 0]], atol=1e-6)
-
-
-def test_one_step_at_the_end_is_outcome_supervision(rng):
-    reward = rng.normal(size=(3, 5)).astype(np.float32)
-    ends = np.full((3, 5, 1), 5)
-    steps = process(ProcessNormalised(), reward[..., None], ends, everyone(ends), length=6)
-    outcome = GroupNormalised()(reward, everyone(reward))
-    np.testing.assert_allclose(steps, np.repeat(outcome[..., None], 6, -1), rtol=1e-6)
-
-
-class JitEqualsEager(chex.TestCase):
-    @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(0, 1)
-    def test_both(self, ddof):
-        reward, end, valid = random_steps(np.random.default_rng(1), length=5)
-        group = self.variant(GroupNormalised(ddof=ddof))(reward[0], valid[0])
-        expected = [oracle.group_advantage(r, v, ddof=ddof) for r, v in zip(reward[0], valid[0], strict=True)]
-        chex.assert_trees_all_close(group, np.array(expected, np.float32), rtol=1e-5, atol=1e-6)
-        steps = self.variant(lambda *a: process(ProcessNormalised(ddof=ddof), *a, length=5))(
-            reward[0], end[0], valid[0]
-        )
-        expected = oracle.process_advantage(reward[0], end[0], valid[0], length=5, ddof=ddof).astype(np.float32)
-        chex.assert_trees_all_close(steps, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_values_hash_compare_and_print():
@@ -178,11 +219,7 @@ def test_bad_inputs_are_refused():
         GroupNormalised()(reward, reward)
     with pytest.raises(ValueError, match=r"valid has shape \(3,\), but reward has shape \(2, 3\)"):
         GroupNormalised()(reward, jnp.ones(3, bool))
+    with pytest.raises(ValueError, match=r"reward has shape \(2, 1\), a group of 1; this advantage compares"):
+        leave_one_out(reward[:, :1], everyone(reward[:, :1]))
     with pytest.raises(ValueError, match=r"reward needs the trailing axes \[\.\.\., G\]"):
         GroupNormalised()(jnp.array(1.0), jnp.array(True))
-    with pytest.raises(TypeError, match="step_end must hold integers"):
-        process(ProcessNormalised(), reward, reward, everyone(reward), length=2)
-    with pytest.raises(ValueError, match=r"step_end has shape \(2, 1\), but step_reward has shape \(2, 3\)"):
-        process(ProcessNormalised(), reward, jnp.zeros((2, 1), int), everyone(reward), length=2)
-    with pytest.raises(TypeError, match="step_valid must be boolean"):
-        process(ProcessNormalised(), reward, jnp.zeros((2, 3), int), reward, length=2)

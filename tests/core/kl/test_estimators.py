@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from grpo_jax.core import FullVocabulary, exact, k1, k2, k3, kl_divergence, reward_with_kl
+from grpo_jax.core import FullVocabulary, exact, k1, k2, k3, kl_divergence
 from grpo_jax.testing import oracle
 
 logps = st.floats(-20, 0, width=32)
@@ -123,37 +123,7 @@ def test_the_marker_is_a_value():
     assert not callable(exact)
 
 
-def test_the_penalised_reward_equals_the_oracle(rng):
-    mask = np.array([[True, True, True, False], [False, True, False, True], [True] * 4, [False] * 4])
-    kl = np.where(mask, rng.normal(size=mask.shape), np.nan).astype(np.float32)
-    reward = rng.normal(size=4).astype(np.float32)
-    actual = reward_with_kl(reward, kl, mask, coef=0.3)
-    np.testing.assert_allclose(actual, oracle.reward_with_kl(reward, kl, mask, coef=0.3), rtol=1e-6)
-    np.testing.assert_array_equal(actual[3], 0.0)
-
-
-def test_the_score_lands_on_the_last_scored_token():
-    mask = jnp.array([[True, False, True, False]])
-    actual = reward_with_kl(jnp.array([2.0]), jnp.full((1, 4), jnp.nan), mask.at[0, 0].set(False), coef=0.0)
-    assert np.isnan(actual[0, 2])
-    actual = reward_with_kl(jnp.array([2.0]), jnp.array([[0.5, jnp.nan, 0.25, jnp.inf]]), mask, coef=2.0)
-    np.testing.assert_array_equal(actual, [[-1.0, 0.0, 1.5, 0.0]])
-
-
-def test_a_reward_of_an_empty_row_may_be_anything():
-    actual = reward_with_kl(jnp.array([jnp.nan]), jnp.zeros((1, 2)), jnp.zeros((1, 2), bool), coef=0.1)
-    np.testing.assert_array_equal(actual, 0.0)
-
-
 @pytest.mark.parametrize("function", [k1, k2, k3, kl_divergence])
 def test_unequal_shapes_are_refused(function):
     with pytest.raises(ValueError, match=r"ref_logp\w* has shape \(3,\), but logp\w* has shape \(2, 3\)"):
         function(jnp.zeros((2, 3)), jnp.zeros(3))
-
-
-def test_bad_penalties_are_refused():
-    mask = jnp.ones((2, 3), bool)
-    with pytest.raises(ValueError, match=r"reward has shape \(3,\), but kl has shape \(2, 3\)"):
-        reward_with_kl(jnp.zeros(3), jnp.zeros((2, 3)), mask, coef=0.1)
-    with pytest.raises(TypeError, match="mask must be boolean"):
-        reward_with_kl(jnp.zeros(2), jnp.zeros((2, 3)), jnp.ones((2, 3)), coef=0.1)

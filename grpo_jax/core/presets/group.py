@@ -1,17 +1,13 @@
-"""Objectives under the names of their papers. Each is a plain value: print it, compare it, replace a field.
-
-What belongs to a run and not to its loss (batch sizes, learning rates, when the reference is replaced) is not here;
-the docstrings name the published numbers.
-"""
+"""GRPO and what was changed about its clip, its mean and its deviation."""
 
 from __future__ import annotations
 
-from grpo_jax.core.advantage import GroupNormalised
-from grpo_jax.core.aggregate import sequence_mean, token_mean
+from grpo_jax.core.advantage import GroupNormalised, centred
+from grpo_jax.core.aggregate import ConstantLength, sequence_mean, token_mean
 from grpo_jax.core.kl import k3
 from grpo_jax.core.objective import Objective
 from grpo_jax.core.ratio import per_sequence, per_token
-from grpo_jax.core.surrogate import PpoClip, reinforce
+from grpo_jax.core.surrogate import PpoClip
 
 
 def grpo() -> Objective:
@@ -87,16 +83,47 @@ def ppo_clip(*, low: float = 0.2, high: float = 0.2) -> Objective:
     )
 
 
-def sft() -> Objective:
-    """Returns supervised fine-tuning: the mean negative log-likelihood of the tokens.
+def dr_grpo(*, length: float = 3000.0) -> Objective:
+    """Returns GRPO without its two biases: no division by the deviation, and none by a completion's own length.
 
-        loss = -mean over tokens of A_t log pi(o_t | q, o_<t),      A_t = 1
+        loss = sum over completions and tokens of -min(r_t A, clip(r_t, 0.8, 1.2) A) / (completions * length)
+        A = r - mean(r)
 
-    The advantage is given by the batch: 1 everywhere is maximum likelihood, another number weighs an example.
+    `length` is the generation budget, 3000 tokens in the authors' runs; with Adam it only scales the gradient that is
+    clipped. No KL term.
 
-    Reference: InstructGPT, arXiv:2203.02155, section 3.5.
+    Raises:
+      ValueError: `length` is not above 0.
 
-    >>> sft().surrogate.__name__, sft().aggregate.__name__
-    ('reinforce', 'token_mean')
+    Reference: Understanding R1-Zero-Like Training, arXiv:2503.20783, section 3.
+
+    >>> dr_grpo().advantage.__name__, dr_grpo().aggregate
+    ('centred', ConstantLength(length=3000.0))
     """
-    return Objective(advantage=None, surrogate=reinforce, aggregate=token_mean)
+    return Objective(
+        advantage=centred,
+        ratio=per_token,
+        surrogate=PpoClip(low=0.2, high=0.2),
+        aggregate=ConstantLength(length=length),
+    )
+
+
+def dapo() -> Objective:
+    """Returns Decoupled Clip and Dynamic Sampling Policy Optimization: its loss.
+
+        loss = mean over all tokens of -min(r_t A, clip(r_t, 0.8, 1.28) A)
+
+    Clip-higher (0.2 below, 0.28 above), the mean over tokens, no KL term; the dual clip of 10 is of the authors'
+    training script. Dynamic sampling and overlong shaping belong to the run: configs/recipes/dapo.yaml.
+
+    Reference: DAPO, arXiv:2503.14476, equation 8 and section 4.1.
+
+    >>> dapo().surrogate, dapo().aggregate.__name__
+    (PpoClip(low=0.2, high=0.28, dual=10.0), 'token_mean')
+    """
+    return Objective(
+        advantage=GroupNormalised(),
+        ratio=per_token,
+        surrogate=PpoClip(low=0.2, high=0.28, dual=10.0),
+        aggregate=token_mean,
+    )
