@@ -137,7 +137,7 @@ def mixed_reference(reference: Any, policy: Any, *, mix: float) -> Any:
     if not 0.0 < mix <= 1.0:
         raise ValueError(f"mix must be a number above 0 and at most 1, got {mix}")
 
-    structures = jax.tree.structure(reference), jax.tree.structure(policy)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (reference, policy)]
     if structures[0] != structures[1]:
         raise ValueError(f"reference and policy differ in structure: {structures[0]} and {structures[1]}")
 

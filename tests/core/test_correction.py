@@ -9,6 +9,7 @@ from absl.testing import parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo_jax.core.aggregate import token_mean
 from grpo_jax.core.correction import (
     Chained,
     OffPolicyMask,
@@ -20,6 +21,7 @@ from grpo_jax.core.correction import (
     TokenTruncated,
 )
 from grpo_jax.core.kl import RatioWeighted, absolute, exact, k1, k2, k3
+from grpo_jax.core.objective import Objective, policy_loss
 from grpo_jax.core.slots import asks, fill
 from grpo_jax.testing import oracle
 
@@ -209,6 +211,27 @@ def test_padding_changes_nothing(rng, correction, filler):
     np.testing.assert_array_equal(actual[1], keep)
     np.testing.assert_array_equal(np.where(MASK, 0.0, weight), 0.0)
     assert not np.any(keep & ~MASK)
+
+
+@pytest.mark.parametrize("correction", [*ALL[:6]], ids=lambda c: type(c).__name__)
+def test_gradient_of_the_loss_is_that_of_what_is_kept_times_its_weight(rng, correction):
+    """On policy r = 1: the mean over the n kept tokens of -w_t r_t A_t has the gradient -w_t A_t / n, 0 elsewhere.
+
+    NaN in the padding reaches none of it.
+    """
+    named, old = drawn(rng)
+    named["logp"] = old
+    weight, keep = (np.asarray(x) for x in apply(correction, named, old))
+    dirty = {name: np.where(MASK, x, np.nan) for name, x in named.items()}
+
+    def loss(logp):
+        tokens = dirty | {"logp": logp, "mask": MASK}
+        return policy_loss(Objective(correction=correction, aggregate=token_mean), **tokens)[0].mean()
+
+    gradient = jax.grad(loss)(dirty["logp"])
+    wanted = np.where(keep, -weight * named["advantage"] / keep.sum(), 0.0)
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-8)
+    assert np.any(gradient != 0)
 
 
 @corrections

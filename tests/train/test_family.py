@@ -32,16 +32,21 @@ def test_a_run_with_critic_and_controls_resumes_bit_by_bit(tiny_run):
     np.testing.assert_allclose(np.diff(np.log(coefs)), np.log(1 - 0.2 * 16 / 100), rtol=1e-4)
 
 
+def begins_with_a_digit(prompts, completions, **_):
+    return [float(text[:1].isdigit()) for text in completions]
+
+
 def test_a_critic_learns_what_rewards_to_expect(tiny_run):
-    """The reward counts digits, so states with digits are worth more: the explained variance grows from 0."""
-    changes = ("objective={preset: ppo, reward_kl_coef: 0}", "train.steps=12", "train.epochs=4", "train.prompts=16")
-    run = tiny_run(*changes, "optimizer.critic_learning_rate=1e-2", *FEW[1:], "data.train_size=200", "data.digits=2")
+    """The first token decides, so behind it a critic can know everything: it explains more and more."""
+    changes = ("objective={preset: ppo, reward_kl_coef: 0}", "train.steps=60", "train.epochs=4", "train.prompts=16")
+    critic = ("optimizer.critic_learning_rate=1e-2", "optimizer.max_grad_norm=")
+    run = tiny_run(*changes, *critic, *FEW[1:], rewards=[begins_with_a_digit])
     train(run)
     explained = [row["explained_variance"] for row in rows(run)]
-    assert abs(explained[0]) < 1e-5
-    assert np.mean(explained[-3:]) > 0.2
+    assert explained[0] == 0.0
+    assert np.mean(explained[-3:]) > 0.5
     losses = [row["value_loss"] for row in rows(run)]
-    assert losses[-1] < losses[0]
+    assert np.mean(losses[-3:]) < 0.5 * losses[0]
 
 
 def seen_batches(monkeypatch):
