@@ -129,12 +129,17 @@ def _is_factory(component: object) -> bool:
 
 
 def _argument(path: str, value: object, module: ModuleType) -> object:
-    """Returns a hyperparameter: a component if it is written as one, and itself if not."""
+    """Returns a hyperparameter: a component of this or of another slot if it is written as one, and itself if not."""
     if isinstance(value, list):
         return tuple(_argument(path, each, module) for each in value)
     name = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else value
-    if isinstance(name, str) and (":" in name or name in _public(module)):
+    if not isinstance(name, str):
+        return value
+    if ":" in name:
         return _component(path, value, module, optional=False)
+    for place in (module, *MODULES.values()):
+        if name in _public(place):
+            return _component(path, value, place, optional=False)
     return value
 
 

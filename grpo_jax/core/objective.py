@@ -195,11 +195,9 @@ def policy_loss(
     coef = {name: (coefs or {}).get(name, start(getattr(objective, name))) for name in ("kl_coef", "entropy_coef")}
     metrics: dict[str, WeightedSum] = {}
 
-    weight = None
-    if objective.correction is not None:
-        named = {"logp": logp, "sampler_logp": sanitise(sampler_logp, mask), "advantage": advantage}
-        extra = fill("correction", objective.correction, constant(named))
-        weight, keep = constant(objective.correction(constant(old_logp - named["sampler_logp"]), mask, **extra))
+    weight: Tokens | None = None
+    if objective.correction is not None and sampler_logp is not None:
+        weight, keep = _corrected(objective.correction, logp, old_logp, sanitise(sampler_logp, mask), advantage, mask)
         metrics |= {"weight": token_mean(weight, mask), "kept": token_mean(keep, mask)}
         mask = mask & keep
 
@@ -227,6 +225,16 @@ def policy_loss(
     metrics |= {name: token_mean(value, mask) for name, value in means.items()}
     metrics["loss_policy"] = objective.aggregate(surrogate, mask)
     return objective.aggregate(loss, mask), constant(metrics)
+
+
+def _corrected(
+    correction: Correction, logp: Tokens, old_logp: Tokens, sampler_logp: Tokens, advantage: Tokens, mask: Mask
+) -> tuple[Tokens, Mask]:
+    """Returns the constant weight of each token, and which tokens a correction keeps."""
+    constant = jax.lax.stop_gradient
+    named = constant({"logp": logp, "sampler_logp": sampler_logp, "advantage": advantage})
+    weight, keep = correction(old_logp - sampler_logp, mask, **fill("correction", correction, named))
+    return constant(weight), keep
 
 
 def _check_inputs(

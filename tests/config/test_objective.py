@@ -11,7 +11,7 @@ from grpo_jax.core import presets
 from grpo_jax.core.advantage import GroupNormalised, ProcessNormalised
 from grpo_jax.core.aggregate import EveryRow, sequence_mean, token_mean
 from grpo_jax.core.control import AdaptiveKl
-from grpo_jax.core.correction import Chained, SequenceBand, TokenTruncated
+from grpo_jax.core.correction import Chained, RejectTokens, SequenceBand, TokenTruncated
 from grpo_jax.core.kl import Straight, exact, k1, k2, k3
 from grpo_jax.core.ratio import per_token
 from grpo_jax.core.surrogate import PpoClip, reinforce, two_sided_clip
@@ -64,6 +64,10 @@ def test_a_name_is_its_preset(name):
         (
             {"correction": {"Chained": {"corrections": ["TokenTruncated", {"SequenceBand": {"high": 2.0}}]}}},
             {"correction": Chained(corrections=(TokenTruncated(), SequenceBand(high=2.0)))},
+        ),
+        (
+            {"correction": {"RejectTokens": {"limit": 0.1, "estimator": "k1"}}},
+            {"correction": RejectTokens(limit=0.1, estimator=k1)},
         ),
         (
             {"surrogate": {"two_sided_clip": {"low": 0.2, "high": 0.2, "delta": 4.0}}},
