@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
             "overrides",
             nargs="*",
             metavar="dotted.key=value",
-            help="changes, such as optimizer.learning_rate=1e-6, or further YAML files, such as configs/recipes/dapo.yaml",
+            help="changes, such as optimizer.learning_rate=1e-6, or further YAML files, such as a recipe",
         )
         if name == "sample":
             command.add_argument("--prompt", action="append", required=True, help="a prompt; may be given repeatedly")

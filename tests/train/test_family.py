@@ -9,7 +9,7 @@ import pytest
 
 from grpo_jax.config import ConfigError
 from grpo_jax.train import loop as loop_module
-from grpo_jax.train import train
+from grpo_jax.train import Checkpoints, train
 from tests.train.test_loop import rows, stop_at
 
 FEW = ("train.steps=2", "checkpoint.every=2", "warmup.steps=0", "data.test_size=2", "eval.samples=2")
@@ -88,6 +88,8 @@ def test_dynamic_sampling_replaces_groups_that_teach_nothing(tiny_run, monkeypat
         assert row["rounds"] > 1
         assert row["flat_groups"] == 0
         assert (np.ptp(np.asarray(rewarded.reward), axis=1) > 0).all()
+    with Checkpoints(run.out / "checkpoints") as saved:
+        assert saved.meta(2)["cursor"] == 4 * sum(row["rounds"] for row in rows(run))
     plain = tiny_run(*FEW, out="plain", rewards=[is_even])
     train(plain)
     assert any(row["flat_groups"] > 0 for row in rows(plain))

@@ -1,7 +1,7 @@
 """Surrogates: the loss of a token, given its ratio and its advantage, and whether a bound cut it.
 
-The slot's contract, with every array of shape [..., T], is `(log_ratio, logp, advantage, *, ...) -> (loss, clipped)`. All
-inputs are 0 outside the mask, and what is returned there is never read. What else a surrogate needs it declares as
+The slot's contract, with every array of shape [..., T], is `(log_ratio, logp, advantage, *, ...) -> (loss, clipped)`.
+All inputs are 0 outside the mask, and what is returned there is never read. What else a surrogate needs it declares as
 keyword-only parameters (`core.slots`):
 
     mask       bool  [..., T]   scored tokens

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from grpo_jax.core.checks import check_tokens, require_at_least, require_mask, require_same_shape
+from grpo_jax.core.kl.estimators import absolute
 from grpo_jax.core.masking import sanitise
 from grpo_jax.core.surrogate.choice import check_share, largest, portion
 from grpo_jax.core.surrogate.clip import PpoClip
@@ -185,5 +186,5 @@ class KlCov:
         require_same_shape("old_logp", old_logp, "log_ratio", log_ratio)
         require_mask("selected", selected, "log_ratio", log_ratio)
         policy = -jnp.exp(jnp.where(advantage != 0, log_ratio, 0.0)) * advantage
-        penalty = jnp.where(selected, jnp.abs(logp - old_logp), 0.0)
+        penalty = jnp.where(selected, absolute(logp, old_logp), 0.0)
         return policy + self.coef * penalty, jnp.zeros(jnp.shape(logp), bool)

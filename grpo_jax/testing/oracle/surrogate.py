@@ -50,7 +50,7 @@ def sapo(ratio, advantage, *, positive, negative):
 
 
 def vespo(ratios, advantages, logps, *, k_positive, lambda_positive, k_negative, lambda_negative):
-    """Returns the losses of one sequence, -w^k exp(lambda (1 - w)) A log pi, w the product of ratios (arXiv:2602.10693).
+    """Returns the losses of one sequence, -w^k exp(lambda (1 - w)) A log pi, w = prod r (arXiv:2602.10693).
 
     >>> vespo([2.0, 0.5], [1.0, 1.0], [-1.0, -2.0], k_positive=2, lambda_positive=3, k_negative=3, lambda_negative=2)
     [1.0, 2.0]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from grpo_jax.core import PpoClip, reinforce
+from grpo_jax.core.surrogate import PpoClip, two_sided_clip
 from grpo_jax.testing import oracle
 
 
@@ -121,17 +121,13 @@ def test_values_equal_the_oracle(log_ratio, advantage, bounds):
 
 class JitEqualsEager(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(PpoClip(), PpoClip(dual=3.0), reinforce)
-    def test_all(self, surrogate):
+    @parameterized.parameters(None, 3.0)
+    def test_all(self, dual):
         x = jnp.linspace(-2.0, 2.0, 9)
         advantage = jnp.where(jnp.arange(9) % 2, 1.0, -1.0)
-        loss, clipped = self.variant(surrogate)(x, x - 1.0, advantage)
-        if surrogate is reinforce:
-            expected = -np.asarray(advantage) * np.asarray(x - 1.0)
-        else:
-            bounds = {"low": 0.2, "high": 0.2, "dual": surrogate.dual}
-            pairs = zip(np.exp(np.float64(x)), np.float64(advantage), strict=True)
-            expected = np.array([oracle.ppo_clip(r, a, **bounds) for r, a in pairs])
+        loss, clipped = self.variant(PpoClip(dual=dual))(x, x - 1.0, advantage)
+        pairs = zip(np.exp(np.float64(x)), np.float64(advantage), strict=True)
+        expected = np.array([oracle.ppo_clip(r, a, low=0.2, high=0.2, dual=dual) for r, a in pairs])
         chex.assert_trees_all_close(loss, expected.astype(np.float32), rtol=1e-5)
         assert clipped.dtype == bool
 
@@ -140,16 +136,7 @@ def test_gradients_are_numerical_in_float64(float64):
     """Away from the corners, where a difference quotient would see both sides."""
     log_ratio = jnp.array([-1.0, -0.1, 0.1, 1.0, -1.0, -0.1, 0.1, 1.0, 2.0])
     advantage = jnp.array([2.0, 2.0, 2.0, 2.0, -2.0, -2.0, -2.0, -2.0, -2.0])
-    for surrogate in (PpoClip(dual=4.0), reinforce):
-        check_grads(lambda x, s=surrogate: s(x, x, advantage)[0], (log_ratio,), order=1, modes=["rev"])
-
-
-def test_reinforce_is_minus_advantage_times_logp():
-    logp, advantage = jnp.array([-1.0, -2.0]), jnp.array([3.0, -0.5])
-    loss, clipped = reinforce(jnp.full(2, jnp.nan), logp, advantage)
-    np.testing.assert_array_equal(loss, [3.0, -1.0])
-    np.testing.assert_array_equal(clipped, False)
-    np.testing.assert_array_equal(gradient(reinforce, logp, advantage), -advantage)
+    check_grads(lambda x: PpoClip(dual=4.0)(x, x, advantage)[0], (log_ratio,), order=1, modes=["rev"])
 
 
 def test_bad_parameters_are_refused():
@@ -161,8 +148,8 @@ def test_bad_parameters_are_refused():
         PpoClip(dual=1.0)
 
 
-@pytest.mark.parametrize("surrogate", [PpoClip(), reinforce])
-def test_unequal_shapes_are_refused(surrogate):
+def test_unequal_shapes_are_refused():
+    surrogate = PpoClip()
     with pytest.raises(ValueError, match=r"advantage has shape \(2, 1\), but log_ratio has shape \(2, 3\)"):
         surrogate(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"logp has shape \(3,\), but log_ratio has shape \(2, 3\)"):
@@ -173,3 +160,29 @@ def test_values_hash_compare_and_print():
     assert PpoClip(low=0.1) == PpoClip(low=0.1)
     assert hash(PpoClip(dual=3.0)) == hash(PpoClip(dual=3.0))
     assert repr(PpoClip(high=0.28)) == "PpoClip(low=0.2, high=0.28, dual=None)"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-4, 4, width=32), st.floats(-3, 3, width=32), st.sampled_from([1.2, 1.5, 4.0]))
+def test_two_sided_clip_is_its_own_formula(log_ratio, advantage, delta):
+    """-min(min(r, delta) A, clip(r) A), as INTELLECT-2 and TRL write it, from delta = 1 + high on."""
+    surrogate = two_sided_clip(low=0.2, high=0.2, delta=delta)
+    loss, _ = surrogate(*map(jnp.array, ([log_ratio], [0.0], [advantage])))
+    expected = oracle.two_sided_clip(math.exp(log_ratio), advantage, low=0.2, high=0.2, delta=delta)
+    np.testing.assert_allclose(loss, [expected], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("delta", "high"), [(1.1, 0.2), (1.0, 0.0), (math.inf, 0.2), (math.nan, 0.2)])
+def test_a_two_sided_clip_below_the_upper_bound_is_refused(delta, high):
+    with pytest.raises(ValueError, match="delta must be a finite number > 1 and >= 1 \\+ high, got delta="):
+        two_sided_clip(low=0.2, high=high, delta=delta)
+
+
+def test_the_surrogate_is_a_lower_bound():
+    """The clipped objective never exceeds the unclipped one: -L <= r A, with equality wherever no bound acts."""
+    log_ratio, advantage = jnp.meshgrid(jnp.linspace(-2, 2, 41), jnp.array([-2.0, -0.5, 0.5, 2.0]))
+    loss, clipped = PpoClip()(log_ratio, log_ratio, advantage)
+    plain = jnp.exp(log_ratio) * advantage
+    assert (-loss <= plain + 1e-6).all()
+    np.testing.assert_allclose(-loss[~clipped], plain[~clipped], rtol=1e-6)
+    assert (-loss < plain - 1e-3)[clipped].all()
