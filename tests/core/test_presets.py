@@ -20,6 +20,7 @@ from grpo_jax.core.advantage import (
     length_weighted,
 )
 from grpo_jax.core.aggregate import ConstantLength, sequence_mean, sequence_sum, token_mean
+from grpo_jax.core.correction import OffPolicyMask
 from grpo_jax.core.kl import Clamped, RatioWeighted, k1, k3
 from grpo_jax.core.objective import Objective
 from grpo_jax.core.ratio import per_sequence, per_token, sequence_average, sequence_average_token
@@ -203,3 +204,29 @@ def test_losses_of_trl_and_verl_differ_where_their_defaults_do():
     batch["advantage"] = jnp.array([[-2.0]])
     np.testing.assert_allclose(policy_loss(presets.trl_grpo(), **batch)[0].mean(), 2 * math.exp(2), rtol=1e-6)
     np.testing.assert_allclose(policy_loss(presets.verl_grpo(), **batch)[0].mean(), 6.0, rtol=1e-6)
+
+
+def test_numbers_of_trl_for_the_off_policy_mask():
+    """Its test (tests/test_grpo_trainer.py, test_get_off_policy_mask) at a threshold of 1:
+
+    A good row that moved by 2 is kept, a bad one that moved by 0.5 is kept, a bad one that moved by 2 is dropped.
+    """
+    moved = jnp.broadcast_to(jnp.array([[-2.0], [-0.5], [-2.0]]), (3, 4))
+    weight, keep = OffPolicyMask(limit=1.0)(
+        jnp.zeros((3, 4)),
+        jnp.ones((3, 4), bool),
+        logp=moved,
+        sampler_logp=jnp.zeros((3, 4)),
+        advantage=jnp.broadcast_to(jnp.array([[1.0], [-1.0], [-1.0]]), (3, 4)),
+    )
+    np.testing.assert_array_equal(weight, np.repeat([[1.0], [1.0], [0.0]], 4, axis=1))
+    assert keep.all()
+
+
+def test_supervised_fine_tuning_has_a_sequence_mean_too():
+    """Every demonstration the same, whatever its length: the mean over rows of the mean over their tokens."""
+    logp = np.random.default_rng(0).uniform(-2, -0.1, MASK.shape)
+    objective = dataclasses.replace(presets.sft(), aggregate=sequence_mean)
+    loss, _ = policy_loss(objective, logp=jnp.asarray(logp), mask=MASK, advantage=jnp.ones(MASK.shape))
+    rows = [-logp[b][MASK[b]].mean() for b in range(len(MASK)) if MASK[b].any()]
+    np.testing.assert_allclose(loss.mean(), np.mean(rows), rtol=1e-6)

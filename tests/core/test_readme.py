@@ -35,7 +35,7 @@ def public(module):
     return [value.__name__ for value in defined if getattr(value, "__module__", None) == module.__name__]
 
 
-@pytest.mark.parametrize("module", (*SLOTS, aggregate, ratio, unified, shaping), ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [*SLOTS, aggregate, ratio, unified, shaping], ids=lambda m: m.__name__)
 def test_every_component_is_in_the_table(module):
     assert [name for name in public(module) if f"`{name}`" not in TEXT] == []
 
