@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,7 +108,7 @@ def _check(tensors: Tensors, leaves: list[Leaf], *, tied: bool) -> None:
 def _check_tied(tensors: Tensors, embed: str) -> None:
     shape, other = tensors.entries[embed].shape, tensors.entries[HEAD].shape
     rows = max(1, 2**22 // shape[1])  # in pieces: the two are the largest tensors of many models
-    pieces = [(slice(start, start + rows), slice(None)) for start in range(0, shape[0], rows)]
+    pieces = [(slice(start, min(start + rows, shape[0])), slice(None)) for start in range(0, shape[0], rows)]
     if shape != other or any(not np.array_equal(tensors.read(embed, p), tensors.read(HEAD, p)) for p in pieces):
         raise ValueError(
             f"{tensors.directory}: config.json ties the head to the embedding, but {HEAD} differs from {embed}: set "
@@ -145,10 +146,12 @@ def _place(tensors: Tensors, leaf: Leaf, layer: tuple[int, ...], sharding: Shard
         # Devices that hold the same slice share one reading of it.
         key = tuple(axis.indices(size)[:2] for axis, size in zip(index, shape, strict=True))
         if key not in parts:
-            parts[key] = _part(tensors, leaf, layer, tuple(slice(*range_) for range_ in key))
+            found = _part(tensors, leaf, layer, tuple(slice(*range_) for range_ in key))
+            parts[key] = found.astype(dtype, copy=False)
         return parts[key]
 
-    dtype = FLOATS[tensors.entries[leaf.name((*layer, *(0,) * (leaf.stack - len(layer))))].dtype]
+    stored = {tensors.entries[name].dtype for position, name in leaf.tensors() if position[: len(layer)] == layer}
+    dtype = functools.reduce(jnp.promote_types, sorted(FLOATS[name] for name in stored))
     return jax.make_array_from_callback(shape, sharding, part, dtype=jnp.dtype(dtype))
 
 
