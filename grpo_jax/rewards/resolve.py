@@ -8,11 +8,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from grpo_jax.rewards import arithmetic
+from grpo_jax.rewards import arithmetic, gsm8k
 
 _LIBRARY = {
     f"{module.__name__.rpartition('.')[2]}.{name}": function
-    for module in (arithmetic,)
+    for module in (arithmetic, gsm8k)
     for name, function in inspect.getmembers(module, inspect.isfunction)
     if function.__module__ == module.__name__ and not name.startswith("_")
 }

@@ -19,7 +19,7 @@ def test_any_importable_function_has_a_name():
     ("target", "message"),
     [
         ("arithmetic.anser", r"'arithmetic.anser' is unknown \(did you mean 'arithmetic.answer'\?\)"),
-        ("zzz", r"'zzz' is unknown; there are \['arithmetic.answer', 'arithmetic.format', 'arithmetic.steps'\]"),
+        ("zzz", r"'zzz' is unknown; there are \['arithmetic.answer', 'arithmetic.format', 'arithmetic.steps', 'gsm8k"),
         ("arithmetic._steps", "is unknown"),
         ("no_such_module:f", r"No module named 'no_such_module' \(is its folder on PYTHONPATH\?\)"),
         ("reward_functions:lenght", r"module 'reward_functions' has no 'lenght' \(did you mean 'length'\?\)"),
