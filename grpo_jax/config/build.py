@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from grpo_jax.core import Objective, sft
 from grpo_jax.core.advantage.trial import check_advantage
 from grpo_jax.core.naming import show
 from grpo_jax.core.slots import asks
-from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, arithmetic, encode_completions, encode_prompts, read_jsonl
+from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, Tokenizer, arithmetic, encode_completions, read_jsonl
+from grpo_jax.data.hf_tokenizer import HfTokenizer
+from grpo_jax.data.limit import within_limit
 from grpo_jax.mesh import make_mesh
 from grpo_jax.models import DecoderConfig
+from grpo_jax.models.weights.hub import resolve_model
+from grpo_jax.models.weights.source import Source, read_source
 from grpo_jax.rewards import Reward, resolve
 from grpo_jax.rollout import Sampler
 from grpo_jax.train.learner import Learner
@@ -38,19 +43,16 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
     """
     objective = build_objective(config.objective)
     _check_advantage(config, objective)
-    train_data, test_data = _data(config)
-    tokenizer = CharTokenizer(_alphabet(config))
-    for data in (train_data, test_data):
-        if data is not None:
-            encode_prompts(data.prompts(range(len(data))), tokenizer, length=config.data.prompt_length)
-    if tokenizer.vocab_size % config.mesh.tensor:
+    source, model, tokenizer = _model(config)
+    (train_data, test_data), skipped = _fitting(config, _data(config), tokenizer)
+    if model.vocab % config.mesh.tensor:
         message = problem(
-            "mesh.tensor", config.mesh.tensor, f"a divisor of the vocabulary ({tokenizer.vocab_size})", "change it"
+            "mesh.tensor", config.mesh.tensor, f"a divisor of the vocabulary ({model.vocab})", "change it"
         )
         raise ConfigError([message])
     schedule = _schedule(config, config.optimizer.learning_rate)
     learner = Learner(
-        model=_model(config, tokenizer.vocab_size),
+        model=model,
         objective=objective,
         optimizer=_optimizer(config, schedule),
         critic_optimizer=_critic_optimizer(config, objective),
@@ -69,6 +71,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         resume=config.resume,
         description=to_dict(config),
         mesh=make_mesh(**to_dict(config)["mesh"]),
+        source=source,
         learner=learner,
         schedule=schedule,
         warm_up=_warm_up(config, learner, train_data, tokenizer),
@@ -92,6 +95,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         evaluation=_evaluation(config),
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
+        notes=tuple(note for note in (getattr(tokenizer, "note", ""), skipped) if note),
     )
 
 
@@ -163,10 +167,18 @@ def _alphabet(config: Config) -> str:
     return arithmetic.ALPHABET if config.data.source == "arithmetic" else PRINTABLE
 
 
-def _model(config: Config, vocab: int) -> DecoderConfig:
-    model = config.model
-    return DecoderConfig(
-        vocab=vocab,
+def _model(config: Config) -> tuple[Source | None, DecoderConfig, Tokenizer]:
+    """Returns where the weights are, if they exist, the decoder's shape and its tokenizer."""
+    model, data = config.model, config.data
+    how = {"dtype": model.dtype, "remat": model.remat, "unroll": model.unroll}
+    if model.path is not None:
+        source = read_source(resolve_model(model.path))
+        shape = dataclasses.replace(source.config, **how)
+        tokenizer = HfTokenizer(source.directory, vocab=shape.vocab, template=data.template, system=data.system)
+        return source, shape, tokenizer
+    tokenizer = CharTokenizer(_alphabet(config))
+    shape = DecoderConfig(
+        vocab=tokenizer.vocab_size,
         hidden=model.hidden,
         layers=model.layers,
         heads=model.heads,
@@ -178,10 +190,25 @@ def _model(config: Config, vocab: int) -> DecoderConfig:
         qk_norm=model.qk_norm,
         rope_theta=model.rope_theta,
         norm_eps=model.norm_eps,
-        dtype=model.dtype,
-        remat=model.remat,
-        unroll=model.unroll,
+        **how,
     )
+    return None, shape, tokenizer
+
+
+def _fitting(
+    config: Config, parts: tuple[Dataset, Dataset | None], tokenizer: Tokenizer
+) -> tuple[list[Dataset | None], str]:
+    """Returns the data whose prompts fit, and a remark about those that do not."""
+    length, kept, notes = config.data.prompt_length, [], []
+    for name, part in zip(("training", "held-out"), parts, strict=True):
+        if part is None:
+            kept.append(None)
+            continue
+        within, skipped = within_limit(part, tokenizer, length=length, too_long=config.data.too_long)
+        kept.append(within)
+        if skipped:
+            notes.append(f"{skipped} of {len(part)} {name} prompts have more than {length} tokens and are left out")
+    return kept, "; ".join(notes)
 
 
 def _optimizer(config: Config, schedule: Any) -> Any:
@@ -196,7 +223,7 @@ def _optimizer(config: Config, schedule: Any) -> Any:
     )
 
 
-def _warm_up(config: Config, learner: Learner, data: Dataset, tokenizer: CharTokenizer) -> WarmUp | None:
+def _warm_up(config: Config, learner: Learner, data: Dataset, tokenizer: Tokenizer) -> WarmUp | None:
     warm = config.warmup
     if warm.steps == 0:
         return None

@@ -27,19 +27,21 @@ STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelSection:
-    """The transformer."""
+    """The transformer: one that exists, by `path`, or a new one of a shape given by the other fields."""
 
-    hidden: Count
+    path: Text | None = None
+    """A directory of Hugging Face's form, or a hub id such as Qwen/Qwen2.5-0.5B; null initialises a new model."""
+    hidden: Count | None = None
     """Width of the residual stream."""
-    layers: Count
+    layers: Count | None = None
     """Number of blocks."""
-    heads: Count
+    heads: Count | None = None
     """Query heads."""
-    kv_heads: Count
+    kv_heads: Count | None = None
     """Key/value heads; each serves heads / kv_heads query heads."""
     head_width: Count | None = None
     """Width of one head (even); null means hidden / heads."""
-    mlp: Count
+    mlp: Count | None = None
     """Inner width of the feed-forward part."""
     tied: Flag = True
     """The output projection is the embedding."""
@@ -91,6 +93,12 @@ class Data:
     """Held-out problems; null means every row of a .jsonl file."""
     alphabet: Text | None = None
     """Characters of the tokenizer; null means printable ASCII (for arithmetic, its own characters)."""
+    template: Text | None = None
+    """Chat template: `model` (its own), `r1`, a file or Jinja; null takes text prompts as they stand."""
+    system: Text | None = None
+    """System prompt in front of every conversation; needs a template."""
+    too_long: Literal["error", "skip"] = "error"
+    """Prompts beyond prompt_length: `error` refuses the data, `skip` leaves them out and says how many."""
     operations: Count = 2
     """Operations in one problem (arithmetic only)."""
     digits: Count = 2

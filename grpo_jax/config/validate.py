@@ -20,8 +20,23 @@ def validate(config: Config) -> None:
         raise ConfigError(problems)
 
 
+SHAPE = ("hidden", "layers", "heads", "kv_heads", "mlp")
+"""Fields without which there is no new model, and which a model that exists has already."""
+
+
 def _model(config: Config) -> Iterator[str]:
     model = config.model
+    if model.path is not None:
+        for name in (*SHAPE, "head_width"):
+            value = getattr(model, name)
+            if value is not None:
+                yield problem(f"model.{name}", value, "null, because model.path has its own shape", "drop it")
+        return
+    missing = [name for name in SHAPE if getattr(model, name) is None]
+    for name in missing:
+        yield f"model.{name}: missing; expected an integer of at least 1; set model.{name}, or model.path"
+    if missing:
+        return
     if model.heads % model.kv_heads:
         yield problem(
             "model.kv_heads", model.kv_heads, f"a divisor of model.heads ({model.heads})", "change one of the two"
@@ -43,6 +58,11 @@ def _model(config: Config) -> Iterator[str]:
 
 def _data(config: Config) -> Iterator[str]:
     data = config.data
+    if config.model.path is not None and data.alphabet is not None:
+        yield problem("data.alphabet", data.alphabet, "null, because model.path has its own tokenizer", "drop it")
+    for field, value in (("data.template", data.template), ("data.system", data.system)):
+        if config.model.path is None and value is not None:
+            yield problem(field, value, "null, because a new model's tokenizer has no templates", "set model.path")
     if data.source == "arithmetic":
         if data.test is not None:
             yield problem("data.test", data.test, "null, because arithmetic makes its own held-out problems", "drop it")

@@ -137,6 +137,7 @@ def score(
             batch[1],
             temperature=learner.temperature,
             chunk=learner.logprob_chunk,
+            soft_cap=learner.model.final_cap,
             entropy=entropy,
             reference=against,
             divergence=None if reference is None else learner.objective.kl.divergence,

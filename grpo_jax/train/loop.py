@@ -18,8 +18,8 @@ from grpo_jax.train.gather import gather, teaches
 from grpo_jax.train.judge import solved
 from grpo_jax.train.programs import (
     Drawn,
+    first_state,
     make_experience,
-    make_first_state,
     make_published,
     make_reference,
     make_state,
@@ -61,7 +61,7 @@ def train(run: Run, *, stop: Callable[[], bool] = lambda: False) -> Result:
         rewards.check_columns(run.train_data.columns([0]).keys())
         start = find_start(run, saved)
         with Record(run.out, step=start.step, steps=run.steps) as record:
-            for line in start.notes:
+            for line in (*run.notes, *start.notes):
                 record.say(line)
             state, start = _begin(run, rewards, saved, record, start)
             state, done, after = _steps(run, rewards, saved, record, state, start, stop)
@@ -74,10 +74,10 @@ def _begin(run: Run, rewards: Rewards, saved: Checkpoints, record: Record, start
     if start.checkpoint is not None:
         return restore(run, saved, start), start
     if run.warm_up is not None and run.warm_up.steps:
-        state = warm_up(run, make_first_state(run.warm_up.learner, run.seed), record)
+        state = warm_up(run, first_state(run, run.warm_up.learner), record)
         state = make_state(run.learner, state.params)
     else:
-        state = make_first_state(run.learner, run.seed)
+        state = first_state(run, run.learner)
     start = dataclasses.replace(start, before=_evaluate(run, rewards, record, state, 0))
     saved.save(0, state, _meta(run, 0, start, {}))
     return state, start

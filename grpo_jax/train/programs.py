@@ -17,6 +17,7 @@ from grpo_jax.data import Dataset, encode_prompts
 from grpo_jax.mesh import fetch, jit, sharding
 from grpo_jax.models import init
 from grpo_jax.models.decoder import Params
+from grpo_jax.models.weights.read import load
 from grpo_jax.rollout import Sampler, generate, publish, sample_keys
 from grpo_jax.train.experience import experience
 from grpo_jax.train.learner import Learner
@@ -36,7 +37,7 @@ def _first_state(learner: Learner, seed: jax.Array) -> TrainState:
     return _state(learner, init(learner.model, jax.random.key(seed)))
 
 
-make_state = jit(_state, static_argnums=0)
+make_state = jit(_state, static_argnums=0, donate_argnums=1)
 make_first_state = jit(_first_state, static_argnums=0)
 make_published = jit(publish, static_argnums=0)
 make_keys = jit(sample_keys, static_argnames="group")
@@ -44,6 +45,14 @@ make_rollout = jit(generate, static_argnums=0, static_argnames=("length", "eos_i
 make_experience = jit(experience, static_argnums=0)
 make_step = jit(train_step, static_argnums=0, donate_argnums=1)
 make_reference = jit(renew_reference, donate_argnums=0, static_argnums=1)
+
+
+def first_state(run: Run, learner: Learner) -> TrainState:
+    """Returns the state at step 0: of the model that the run begins from, or of fresh parameters."""
+    if run.source is None:
+        return make_first_state(learner, run.seed)
+    params = load(run.source.directory, learner.model, run.source.family.names(learner.model), run.mesh)
+    return make_state(learner, params)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import optax
 
-from grpo_jax.data import CharTokenizer, Dataset
+from grpo_jax.data import Dataset, Tokenizer
+from grpo_jax.models.weights.source import Source
 from grpo_jax.rewards import Reward
 from grpo_jax.rollout import Sampler
 from grpo_jax.train.learner import Learner
@@ -65,10 +66,12 @@ class Run:
 
     Attributes:
       description: the configuration as plain data; stored in checkpoints and compared on resume.
+      source: the model directory that the run begins from; None begins with random parameters.
       prompt_length: tokens of a padded prompt, S.
       prompts: prompts per step, P.
       reference_every: steps after which the reference moves towards the policy; None keeps the first.
       reference_mix: how far it moves; 1 makes the current policy the reference.
+      notes: remarks about model and data, for the run's log.
       dynamic_rounds: rounds of prompts that a step may draw until its groups all differ in reward; 1 takes what comes.
     """
 
@@ -77,10 +80,11 @@ class Run:
     resume: str
     description: dict[str, Any]
     mesh: jax.sharding.Mesh
+    source: Source | None
     learner: Learner
     schedule: optax.Schedule
     warm_up: WarmUp | None
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     train_data: Dataset
     test_data: Dataset | None
     prompt_length: int
@@ -96,3 +100,4 @@ class Run:
     evaluation: Evaluation
     checkpoint_every: int
     keep: int
+    notes: tuple[str, ...] = ()

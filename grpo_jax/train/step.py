@@ -83,6 +83,7 @@ def loss(
         batch.tokens,
         temperature=learner.temperature,
         chunk=learner.logprob_chunk,
+        soft_cap=learner.model.final_cap,
         entropy=objective.needs_entropy,
         reference=against,
         divergence=divergence,
