@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a policy; continues from the last checkpoint of the run, if there is one",
     "eval": "accuracy, pass@k and maj@k of the last checkpoint on the held-out problems",
     "sample": "answer prompts from the last checkpoint",
+    "export": "write the last checkpoint as a model directory in the Hugging Face format",
 }
 
 
@@ -43,10 +44,15 @@ class UserError(Exception):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grpo-jax", description="Group Relative Policy Optimization on a JAX mesh.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|eval|sample")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument("config", metavar="CONFIG", help="a YAML file")
+        if name == "export":
+            command.add_argument("directory", metavar="DIR", help="where the model goes; must not exist, or be empty")
+            command.add_argument(
+                "--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="of the weights"
+            )
         command.add_argument(
             "overrides",
             nargs="*",

@@ -48,6 +48,7 @@ class HfTokenizer:
 
     Attributes:
       eos_ids: the tokenizer's EOS token, then the others of generation_config.json (config.json without one).
+      bos_id: what the tokenizer puts in front of a text, or None.
       pad_id: the padding token, or the first EOS token; masks tell padding, never this id.
       note: a remark about the vocabulary for the run's log, or ''.
 
@@ -85,6 +86,7 @@ class HfTokenizer:
         pad = self._tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else pad
         self._before = self._opening()
+        self.bos_id = self._before[0] if self._before else None
         self._tokens = max(self._tokenizer.get_vocab().values()) + 1
         self._rows = self._tokens if vocab is None else vocab
         self.note = self._fit(Path(config_file or self.directory / "config.json"))

@@ -17,9 +17,13 @@ _SPECIALS = 3
 
 
 class Tokenizer(Protocol):
-    """Texts to ids and back. `pad_id` fills arrays up; a token of `eos_ids` ends a completion."""
+    """Texts to ids and back.
+
+    `pad_id` fills arrays up; `bos_id` stands before prompts, unless it is None; a token of `eos_ids` ends a completion.
+    """
 
     pad_id: int
+    bos_id: int | None
     eos_ids: tuple[int, ...]
 
     @property

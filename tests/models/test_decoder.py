@@ -12,8 +12,9 @@ import pytest
 
 from grpo_jax.core import token_logprobs
 from grpo_jax.models import DecoderConfig, decode, empty_cache, head, hidden_states, init, logical_axes, prefill
-from grpo_jax.models.attention import Own, Shared, attend
+from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.decoder import last_token
+from grpo_jax.models.rotary import Linear, Yarn
 from grpo_jax.rollout import publish
 from grpo_jax.testing.decoder import log_softmax, plain_logits
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
@@ -25,6 +26,24 @@ FAMILIES = {
     "qwen2": tiny_config(qkv_bias=True),
     "qwen3": tiny_config(qk_norm=True, head_width=6),
     "one head each": tiny_config(heads=2, kv_heads=2, rope_theta=1e6),
+    # Prompts of 1 to 6 tokens: the windows begin before the prompt, inside it, and inside the completion.
+    "window": tiny_config(local=(True, True), window=3, out_bias=True, qkv_bias=True),
+    "window and globe": tiny_config(
+        local=(True, False), window=4, local_rope_theta=50.0, rope_scaling=Linear(factor=3)
+    ),
+    "gemma": tiny_config(
+        local=(False, True),
+        window=2,
+        query_scalar=3.0,
+        attention_cap=0.7,
+        final_cap=1.5,
+        zero_centred=True,
+        post_norms=True,
+        scaled_embed=True,
+        activation="gelu_tanh",
+    ),
+    "experts": tiny_config(mlp=8, experts=5, experts_per_token=2, normalised_routing=True, tied=False),
+    "yarn": tiny_config(rope_theta=20.0, rope_scaling=Yarn(factor=4.0, original=8, magnitude=1.3, fast=1.0, slow=0.2)),
 }
 PROMPT = tiny_prompts()
 P, G, T = 4, 3, 7
@@ -49,7 +68,8 @@ def decode_all(config, params, prompt, tokens):
 
 
 def mean_logp(config, params, prompt, tokens, weight):
-    scored = token_logprobs(hidden_states(config, params, prompt, tokens), head(params), tokens, chunk=3)
+    hidden = hidden_states(config, params, prompt, tokens)
+    scored = token_logprobs(hidden, head(params), tokens, chunk=3, soft_cap=config.final_cap)
     return (scored.logp * weight).mean()
 
 
@@ -79,7 +99,7 @@ def expected_logits(config):
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 def test_the_training_forward_equals_the_plain_one_at_every_position(config):
     params = random_params(config)
-    got = states(config, params, PROMPT, TOKENS) @ head(params)
+    got = soft_cap(states(config, params, PROMPT, TOKENS) @ head(params), config.final_cap)
     np.testing.assert_allclose(got, expected_logits(config), atol=3e-5)
 
 
@@ -143,7 +163,7 @@ def test_the_gradient_reaches_the_prompt_through_its_keys_and_values():
     np.testing.assert_allclose(gradient, difference, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "window and globe", "gemma", "experts"])
 def test_the_gradient_of_every_parameter_is_that_of_the_plain_forward(family):
     """Along a random direction of each leaf, against float64 differences."""
     config = FAMILIES[family]
@@ -159,9 +179,10 @@ def test_the_gradient_of_every_parameter_is_that_of_the_plain_forward(family):
         np.testing.assert_allclose((gradient * along).sum(), expected, rtol=1e-4, atol=1e-6, err_msg=str(path))
 
 
+@pytest.mark.parametrize("family", ["qwen3", "window and globe"])
 @pytest.mark.parametrize("change", [{"remat": "layer"}, {"unroll": 2}], ids=str)
-def test_how_the_layers_are_run_changes_neither_value_nor_gradient(change):
-    config = FAMILIES["qwen3"]
+def test_how_the_layers_are_run_changes_neither_value_nor_gradient(family, change):
+    config = FAMILIES[family]
     weight = jax.random.normal(jax.random.key(3), TOKENS.shape)
     results = [
         value_and_gradient(c, random_params(config), PROMPT, TOKENS, weight)
@@ -170,8 +191,25 @@ def test_how_the_layers_are_run_changes_neither_value_nor_gradient(change):
     chex.assert_trees_all_close(*results, atol=1e-6)
 
 
-def test_what_follows_a_token_does_not_change_it():
-    config = FAMILIES["llama"]
+@pytest.mark.parametrize("local", [(True, True), (True, False)])
+def test_a_window_over_all_there_is_costs_nothing(local):
+    """The program is that of a model without windows, but for a flag beside the parameters."""
+    plain = tiny_config()
+
+    def products(config):
+        trace = jax.make_jaxpr(hidden_states, static_argnums=0)(config, random_params(plain), PROMPT, TOKENS)
+        return sorted(str(eqn.primitive) for eqn in trace.eqns if eqn.primitive.name != "scan"), [
+            len(eqn.params["jaxpr"].eqns) for eqn in trace.eqns if eqn.primitive.name == "scan"
+        ]
+
+    reach = PROMPT.tokens.shape[-1] + T - 1
+    assert products(tiny_config(local=local, window=reach)) == products(plain)
+    assert products(tiny_config(local=local, window=reach - 1)) != products(plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "experts"])
+def test_what_follows_a_token_does_not_change_it(family):
+    config = FAMILIES[family]
     a, b = (states(config, random_params(config), PROMPT, x) for x in (TOKENS, TOKENS.at[..., 4:].set(1)))
     chex.assert_trees_all_equal(a[..., :5, :], b[..., :5, :])
     assert float(jnp.abs(a[..., 5:, :] - b[..., 5:, :]).min(-1).max()) > 1e-3
@@ -219,6 +257,13 @@ def test_layers_start_different_and_from_the_key_alone():
         ({"heads": 3}, "heads: 3 is not a multiple of kv_heads 2"),
         ({"head_width": 5}, "head_width: 5 is odd"),
         ({"remat": "some"}, "remat: 'some'; expected"),
+        ({"activation": "relu"}, "activation: 'relu'; expected one of silu, gelu_tanh"),
+        ({"local": (True,), "window": 3}, "local: 1 entries for 2 layers"),
+        ({"local": (True, False)}, "window: None; local layers need"),
+        ({"local": (True, False), "window": 0}, "window: 0; a query sees at least its own token"),
+        ({"experts": 4, "experts_per_token": 5}, "experts_per_token: 5; expected 1 to 4, the number of experts"),
+        ({"experts": 4}, "experts_per_token: 0; expected 1 to 4"),
+        ({"experts_per_token": 2}, "experts_per_token: 2, but the model has no experts; set experts"),
     ],
 )
 def test_an_impossible_shape_is_refused(change, message):

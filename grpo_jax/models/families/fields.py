@@ -44,6 +44,13 @@ class Fields:
             raise self.error(name, f"is {value!r}; expected an integer above 0")
         return value
 
+    def number(self, name: str, default: float) -> float:
+        """Returns a field that is a number above 0. Null is an error."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self.error(name, f"is {value!r}; expected a number above 0")
+        return float(value)
+
     def fixed(self, name: str, *values: Any) -> Any:
         """Returns a field that may be absent or have one of these values, and nothing else."""
         value = self.get(name, values[0])
@@ -80,7 +87,7 @@ class Fields:
             "head_width": self.positive("head_dim", head_width or hidden // heads),
             "mlp": self.positive(mlp),
             "tied": bool(self.get("tie_word_embeddings", tied)),
-            "norm_eps": float(self.get("rms_norm_eps", 1e-6)),
+            "norm_eps": self.number("rms_norm_eps", 1e-6),
         }
 
     def biases(self) -> dict[str, bool]:

@@ -21,7 +21,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     windows = f.windows(window, [i % 2 == 0 for i in range(shape["layers"])])
     config = DecoderConfig(
         **{**shape, **ALWAYS, **f.biases(), **windows, **read_rope(f)},
-        query_scalar=float(f.get("query_pre_attn_scalar", 256)),
+        query_scalar=f.number("query_pre_attn_scalar", 256),
         attention_cap=f.get("attn_logit_softcapping", 50.0),
         final_cap=f.get("final_logit_softcapping", 30.0),
     )

@@ -27,7 +27,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     config = DecoderConfig(
         **{**shape, **gemma2.ALWAYS, **f.biases(), **windows, **ropes},
         qk_norm=True,
-        query_scalar=float(f.get("query_pre_attn_scalar", 256)),
+        query_scalar=f.number("query_pre_attn_scalar", 256),
         final_cap=f.get("final_logit_softcapping"),
     )
     f.close()

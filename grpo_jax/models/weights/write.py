@@ -59,6 +59,18 @@ def save(
         write_json(folder, "generation_config.json", tokens if generation is None else generation)
 
 
+def check_new(directory: str | Path) -> Path:
+    """Returns the absolute path of a directory that does not exist yet, or is empty.
+
+    Raises:
+      FileExistsError: there is something.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} exists and is not an empty directory: choose another, or remove it")
+    return directory
+
+
 @contextlib.contextmanager
 def new_directory(directory: str | Path) -> Iterator[Path]:
     """Yields a temporary directory that takes the name `directory` at the end, unless an error came before.
@@ -66,9 +78,7 @@ def new_directory(directory: str | Path) -> Iterator[Path]:
     Raises:
       FileExistsError: there is such a directory, and it holds something.
     """
-    directory = Path(directory).absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists and is not an empty directory: choose another, or remove it")
+    directory = check_new(directory)
     folder = directory.with_name(f".{directory.name}.part")
     writes = jax.process_index() == 0
     if writes:
