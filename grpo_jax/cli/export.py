@@ -28,8 +28,16 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
         check_new(arguments.directory)
         with jax.set_mesh(built.mesh):
             params, step = trained_params(built)
-            card = Card(base=None, step=step, settings=dump(config), figures=figures(built.out, step))
-            export(params, built.learner.model, built.tokenizer, arguments.directory, card=card, dtype=arguments.dtype)
+            card = Card(base=config.model.path, step=step, settings=dump(config), figures=figures(built.out, step))
+            export(
+                params,
+                built.learner.model,
+                built.tokenizer,
+                arguments.directory,
+                card=card,
+                source=built.source,
+                dtype=arguments.dtype,
+            )
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     print(f"{built.out}, step {step}: {arguments.directory}")

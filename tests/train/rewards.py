@@ -6,6 +6,11 @@ def digits(prompts, completions, **_):
     return [float(sum(c.isdigit() for c in completion)) for completion in completions]
 
 
+def characters(prompts, completions, **_):
+    """Returns the number of characters."""
+    return [float(len(completion)) for completion in completions]
+
+
 def some_raise(prompts, completions, **_):
     """Returns 1, or raises where a completion starts with a digit."""
     if any(completion[:1].isdigit() for completion in completions):

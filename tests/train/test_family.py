@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from grpo_jax.config import ConfigError
-from grpo_jax.train import loop as loop_module
 from grpo_jax.train import Checkpoints, train
+from grpo_jax.train import loop as loop_module
 from tests.train.test_loop import rows, stop_at
 
 FEW = ("train.steps=2", "checkpoint.every=2", "warmup.steps=0", "data.test_size=2", "eval.samples=2")

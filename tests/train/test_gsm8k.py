@@ -1,0 +1,156 @@
+"""configs/gsm8k.yaml from end to end on a tiny checkpoint: load, roll out, reward, update, resume, export."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grpo_jax.cli.main import main
+from grpo_jax.config import ConfigError, load
+from grpo_jax.config.build import build_run
+from grpo_jax.models import head, hidden_states
+from grpo_jax.models.weights import load as load_weights
+from grpo_jax.models.weights import read_source
+from grpo_jax.train import Checkpoints, train
+from grpo_jax.train.record import read_metrics
+from grpo_jax.types import PromptBatch
+from tests.data.bpe import END, PAD, write_tokenizer
+from tests.models.weights.checkpoint import CONFIG, random_tensors, write_checkpoint
+from tests.train.test_loop import rows, stop_at
+
+ROWS = [
+    {"question": f"What is {a} plus {b}?", "answer": f"{a} plus {b} is <<{a}+{b}={a + b}>>{a + b}.\n#### {a + b}"}
+    for a, b in [(1, 2), (3, 4), (5, 6), (7, 8), (2, 9), (4, 4)]
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A directory with a model that begins nearly uniform over its tokens, and questions."""
+    home = tmp_path_factory.mktemp("gsm8k")
+    raw = CONFIG | {"vocab_size": 320, "tie_word_embeddings": True, "eos_token_id": [END, PAD]}
+    small = {name: 1.0 + 0 * x if "norm" in name else 0.1 * x for name, x in random_tensors(raw).items()}
+    write_checkpoint(home / "model", raw, small)
+    write_tokenizer(home / "model", generation={"eos_token_id": [END, PAD]})
+    for name, part in (("train", ROWS), ("test", ROWS[:2])):
+        (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return home
+
+
+def changes(home, out, *more):
+    return (
+        f"model.path={home / 'model'}",
+        "model.dtype=float32",
+        "model.remat=none",
+        f"data.source={home / 'train.jsonl'}",
+        f"data.test={home / 'test.jsonl'}",
+        "data.test_size=2",
+        "sampling.group=4",
+        "sampling.max_tokens=8",
+        "train.steps=2",
+        "train.prompts=2",
+        "train.micro_prompts=",
+        "optimizer.learning_rate=1e-3",
+        "optimizer.warmup_steps=0",
+        "eval.every=",
+        "checkpoint.every=1",
+        # Random texts hold no right answers; their lengths differ from sample to sample.
+        "rewards=[{function: gsm8k.answer}, {function: 'tests.train.rewards:characters', weight: 0.1}]",
+        f"out={out}",
+        *more,
+    )
+
+
+def run_of(home, out, *more):
+    return build_run(load("configs/gsm8k.yaml", changes(home, out, *more)))
+
+
+def test_from_a_directory_to_a_directory(home, tmp_path, capsys):
+    """The run starts at the checkpoint's weights, learns, is the same after a stop, and comes out as a model again."""
+    source = read_source(home / "model")
+    given = load_weights(source.directory, source.config, source.names)
+    run = run_of(home, tmp_path / "run")
+    train(run, stop=stop_at(1))
+    with Checkpoints(run.out / "checkpoints") as saved:
+        assert saved.latest() == 1
+    result = train(dataclasses.replace(run, resume="must"))
+    whole = train(run_of(home, tmp_path / "whole"))
+    chex.assert_trees_all_equal(result.state, whole.state)
+    assert rows(run) == rows(run_of(home, tmp_path / "whole"))
+    assert "the model has 320 rows for 290 tokens: the others are padding" in capsys.readouterr().out
+    assert [row["step"] for row in read_metrics(run.out, "eval")] == [0, 2]
+    assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in rows(run))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), result.state.params, given)
+    assert 1e-3 < max(jax.tree.leaves(moved)) < 1e-2  # two steps of Adam at 1e-3
+
+    arguments = ["export", "configs/gsm8k.yaml", str(tmp_path / "out"), "--dtype", "float32"]
+    assert main([*arguments, *changes(home, tmp_path / "run")]) == 0
+    again = read_source(tmp_path / "out")
+    assert again.config == source.config
+    exported = load_weights(again.directory, again.config, again.names)
+    chex.assert_trees_all_equal(exported, jax.device_get(result.state.params))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert str(home / "model") in card
+    same_logits_in_transformers(tmp_path / "out", again, exported)
+
+
+def same_logits_in_transformers(directory, source, params):
+    """Compares with transformers' own model where PyTorch is installed; nothing else needs it."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        return
+    tokens = np.array([[5, 9, 30, 40, 50, 60]])
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(directory)(torch.tensor(tokens)).logits.numpy()
+    prompt = PromptBatch(tokens=tokens[:, :1], mask=np.ones((1, 1), bool))
+    ours = hidden_states(source.config, params, prompt, np.append(tokens[:, 1:], [[0]], 1)[:, None]) @ head(params)
+    np.testing.assert_allclose(ours[0, 0], theirs[0], atol=1e-4)
+
+
+def test_prompts_reach_the_model_through_the_template(home, tmp_path):
+    run = run_of(home, tmp_path / "run")
+    text = run.tokenizer.decode(run.tokenizer.encode_prompt(run.train_data.prompts([0])[0]))
+    assert "What is 1 plus 2?" in text
+    assert text.endswith("Assistant:")
+    own = run_of(home, tmp_path / "run", "data.template=model")
+    text = own.tokenizer.prompt_text(own.train_data.prompts([0])[0])
+    assert text.startswith("<|im_start|>user\nWhat is 1 plus 2?<|im_end|>")
+    assert run.tokenizer.eos_ids == (END, PAD)
+
+
+def test_long_prompts_are_skipped_and_counted_or_refused(home, tmp_path):
+    longest = max(len(run_of(home, tmp_path / "a").tokenizer.encode_prompt(row["question"])) for row in ROWS)
+    with open(home / "long.jsonl", "w") as file:
+        for row in [*ROWS, {**ROWS[0], "question": "one plus " * 200}]:
+            file.write(json.dumps(row) + "\n")
+    limit = (f"data.source={home / 'long.jsonl'}", f"data.prompt_length={longest}")
+    run = run_of(home, tmp_path / "run", *limit)
+    assert len(run.train_data) == len(ROWS)
+    assert run.notes[-1] == f"1 of 7 training prompts have more than {longest} tokens and are left out"
+    with pytest.raises(ValueError, match="1 of 7 prompts have more tokens than the limit"):
+        run_of(home, tmp_path / "run", *limit, "data.too_long=error")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("model.hidden=32",), "model.hidden: value 32; expected null, because model.path has its own shape"),
+        (("data.alphabet=ab",), "data.alphabet: value 'ab'; expected null, because model.path has its own tokenizer"),
+        (("model.path=",), "model.hidden: missing; expected an integer of at least 1; set model.hidden, or model.path"),
+    ],
+)
+def test_contradictions_are_named(home, tmp_path, more, message):
+    with pytest.raises(ConfigError) as error:
+        run_of(home, tmp_path / "run", *more)
+    assert message in str(error.value)
+
+
+def test_a_model_that_does_not_exist_is_named(home, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no model directory"):
+        run_of(home, tmp_path / "run", f"model.path={tmp_path / 'nowhere'}")
