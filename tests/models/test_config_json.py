@@ -100,7 +100,25 @@ def test_which_layers_of_qwen_are_local(change, local):
     assert (config.local, config.window) == (local, 8 if local else None)
 
 
+def test_fields_that_change_nothing_are_passed_over():
+    """Those that published checkpoints of these families hold beside what decides the numbers."""
+    others = {
+        "_name_or_path": "x",
+        "attention_dropout": 0.1,
+        "cache_implementation": "hybrid",
+        "eos_token_id": [1, 106],
+        "is_llama_config": True,
+        "pretraining_tp": 2,
+        "rope_interleaved": False,
+        "torch_dtype": "bfloat16",
+        "use_mrope": False,
+    }
+    assert read({**QWEN, **others}) == read(QWEN)
+
+
 REFUSED = [
+    ("qwen2", {"use_mrope": True}, "use_mrope is True"),
+    ("llama", {"rope_interleaved": True}, "rope_interleaved is True"),
     ("qwen2", {"hidden_act": "relu"}, "hidden_act is 'relu', which changes the numbers"),
     ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
     ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
