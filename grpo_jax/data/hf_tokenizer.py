@@ -144,8 +144,7 @@ class HfTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of all ids. Special tokens, EOS tokens and rows without a token have no text."""
-        kept = [int(i) for i in ids]
-        kept = [i for i in kept if i not in self.eos_ids and i < self._tokens]
+        kept = [i for i in map(int, ids) if i not in self.eos_ids]
         return self._tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def ends(self, ids: Iterable[int]) -> list[int]:

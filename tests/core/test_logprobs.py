@@ -25,60 +25,63 @@ def problem(seed=0, dtype=jnp.float32):
     return hidden, head, targets, reference, weights
 
 
-def plain(hidden, head, targets, *, temperature=1.0, reference=None):
+def plain(hidden, head, targets, *, temperature=1.0, reference=None, soft_cap=None):
     """Returns log-probability, entropy and divergence from whole `[..., T, V]` tensors."""
-    logp_V = jax.nn.log_softmax(hidden @ head / temperature)
+    cap = (lambda z: z) if soft_cap is None else (lambda z: soft_cap * jnp.tanh(z / soft_cap))
+    logp_V = jax.nn.log_softmax(cap(hidden @ head) / temperature)
     logp = jnp.take_along_axis(logp_V, targets[..., None], -1)[..., 0]
     entropy = -jnp.sum(jnp.exp(logp_V) * logp_V, -1)
     if reference is None:
         return logp, entropy
-    ref_logp_V = jax.nn.log_softmax(reference[0] @ reference[1] / temperature)
+    ref_logp_V = jax.nn.log_softmax(cap(reference[0] @ reference[1]) / temperature)
     return logp, entropy, jnp.sum(jnp.exp(logp_V) * (logp_V - ref_logp_V), -1)
 
 
-@pytest.mark.parametrize("chunk", CHUNKS)
-def test_values_equal_the_oracle(chunk):
+@pytest.mark.parametrize(("chunk", "soft_cap"), [*((chunk, None) for chunk in CHUNKS), (4, 1.5)])
+def test_values_equal_the_oracle(chunk, soft_cap):
     temperature = 0.7
     hidden, head, targets, reference, _ = problem()
     scores = token_logprobs(
         hidden, head, targets, temperature=temperature, chunk=chunk, entropy=True, reference=reference,
-        divergence=kl_divergence,
+        divergence=kl_divergence, soft_cap=soft_cap,
     )  # fmt: skip
-    logp, logp_V = oracle.token_logprobs(hidden, head, np.asarray(targets), temperature=temperature)
-    _, ref_logp_V = oracle.token_logprobs(*reference, np.asarray(targets), temperature=temperature)
+    how = {"temperature": temperature, "soft_cap": soft_cap}
+    logp, logp_V = oracle.token_logprobs(hidden, head, np.asarray(targets), **how)
+    _, ref_logp_V = oracle.token_logprobs(*reference, np.asarray(targets), **how)
     np.testing.assert_allclose(scores.logp, logp, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scores.entropy, oracle.entropy(logp_V), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scores.divergence, oracle.kl_divergence(logp_V, ref_logp_V), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", CHUNKS)
-def test_gradients_equal_those_of_a_plain_log_softmax(chunk):
+@pytest.mark.parametrize(("chunk", "soft_cap"), [*((chunk, None) for chunk in CHUNKS), (4, 1.5)])
+def test_gradients_equal_those_of_a_plain_log_softmax(chunk, soft_cap):
     hidden, head, targets, reference, weights = problem()
 
     def ours(hidden, head):
         scores = token_logprobs(
             hidden, head, targets, temperature=0.7, chunk=chunk, entropy=True, reference=reference,
-            divergence=kl_divergence,
+            divergence=kl_divergence, soft_cap=soft_cap,
         )  # fmt: skip
         return jnp.sum(weights * jnp.stack([scores.logp, scores.entropy, scores.divergence]))
 
     def theirs(hidden, head):
-        return jnp.sum(weights * jnp.stack(plain(hidden, head, targets, temperature=0.7, reference=reference)))
+        how = {"temperature": 0.7, "reference": reference, "soft_cap": soft_cap}
+        return jnp.sum(weights * jnp.stack(plain(hidden, head, targets, **how)))
 
     actual = jax.jit(jax.grad(ours, (0, 1)))(hidden, head)
     expected = jax.jit(jax.grad(theirs, (0, 1)))(hidden, head)
     chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("asked", [(), ("entropy", "divergence")])
-def test_gradients_are_numerical_in_float64(float64, asked):
+@pytest.mark.parametrize(("asked", "soft_cap"), [((), None), (("entropy", "divergence"), None), (("entropy",), 2.0)])
+def test_gradients_are_numerical_in_float64(float64, asked, soft_cap):
     hidden, head, targets, reference, weights = problem(dtype=jnp.float64)
 
     def loss(hidden, head):
         scores = token_logprobs(
             hidden, head, targets, temperature=1.3, chunk=4, entropy="entropy" in asked,
             reference=reference if "divergence" in asked else None,
-            divergence=kl_divergence if "divergence" in asked else None,
+            divergence=kl_divergence if "divergence" in asked else None, soft_cap=soft_cap,
         )  # fmt: skip
         assert scores.logp.dtype == jnp.float64
         return sum(jnp.sum(w * x) for w, x in zip(weights, jax.tree.leaves(scores), strict=False))
@@ -256,6 +259,7 @@ def test_the_head_gradient_is_added_up_in_place():
         ({"temperature": -1}, (ValueError, "temperature must be a finite number > 0, got -1")),
         ({"temperature": float("nan")}, (ValueError, "temperature must be a finite number > 0, got nan")),
         ({"chunk": 0}, (ValueError, "chunk must be at least 1, got 0")),
+        ({"soft_cap": 0.0}, (ValueError, r"soft_cap must be a number > 0 or None, got 0\.0")),
         ({"divergence": kl_divergence}, (ValueError, "reference and divergence go together")),
         (
             {"reference": (jnp.zeros((*ROWS, T, 4)), jnp.zeros((4, V)))},

@@ -73,6 +73,8 @@ def test_ends_of_bytes_that_are_no_text_stay_within_the_text(tokenizer):
     assert ends[-1] == len(tokenizer.decode(ids))
     two = ids.index(tokenizer.encode("two")[-1])
     assert ends[two] == len(tokenizer.decode(ids[: two + 1]))
+    run = ids.index(smile[1], two)  # half characters without end are counted as they come, not all at the last one
+    assert ends[run + 5] < ends[run + 12] < ends[run + 19]
     assert tokenizer.ends([]) == []
     assert tokenizer.ends([END, END]) == [0, 0]
 
@@ -114,6 +116,21 @@ def test_messages_go_through_the_models_template(tokenizer):
     assert tokenizer.encode_prompt(messages)[0] == 1  # <|im_start|> is one token
     begun = [*messages, {"role": "assistant", "content": "Let me think. <think>"}]
     assert tokenizer.prompt_text(begun) == expected + "Let me think. <think>"
+
+
+def test_the_models_template_alone_says_whether_bos_stands_in_front(tmp_path):
+    message = [{"role": "user", "content": "two?"}]
+    without = HfTokenizer(write_tokenizer(tmp_path, bos=True))
+    assert without.encode_prompt(message) == without.encode(without.prompt_text(message))
+    assert BOS not in without.encode_prompt(message)
+
+
+def test_an_end_that_is_an_ordinary_token_has_no_text(tmp_path, tokenizer):
+    full_stop = tokenizer.encode(".")
+    ends = HfTokenizer(write_tokenizer(tmp_path, generation={"eos_token_id": full_stop}))
+    assert ends.eos_ids == (END, *full_stop)
+    assert ends.decode([*ends.encode("two"), *full_stop]) == "two"
+    assert ends.ends([*ends.encode("t"), *full_stop]) == [1, 1]
 
 
 def test_a_template_makes_messages_of_texts(tmp_path):

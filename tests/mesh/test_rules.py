@@ -67,6 +67,13 @@ def test_every_parameter_of_a_model_has_a_partition(changes):
         assert partitions["head"] == Spec("fsdp", "tensor")
 
 
+def test_whole_experts_go_to_the_devices_of_the_tensor_axis():
+    layers = specs(logical_axes(tiny_config(experts=4, experts_per_token=2)))["layers"]
+    assert layers["mlp"]["gate"] == layers["mlp"]["up"] == Spec(None, "tensor", "fsdp", None)
+    assert layers["mlp"]["router"] == Spec(None, "fsdp", None)
+    assert layers["down"] == Spec(None, "tensor", None, "fsdp")
+
+
 def test_constrain_without_a_mesh_is_the_identity():
     x = jnp.ones((3, 5))
     assert constrain(x, "prompt", "sample") is x

@@ -67,6 +67,18 @@ def test_optional_parts_are_absent_where_the_model_has_none():
     assert set(published["layers"][0]) == {"attention", "attention_norm", "out", "mlp_norm", "mlp", "down"}
 
 
+def test_the_experts_inner_projections_stand_side_by_side_and_the_router_stays():
+    config = tiny_config(mlp=8, experts=5, experts_per_token=2)
+    params = random_params(config)
+    for i, layer in enumerate(publish(config, params)["layers"]):
+        mlp = jax.tree.map(lambda x, i=i: x[i], params["layers"]["mlp"])
+        assert set(layer["mlp"]) == {"router", "gate_up"}
+        np.testing.assert_array_equal(layer["mlp"]["router"], mlp["router"])
+        for n, name in enumerate(("gate", "up")):
+            np.testing.assert_array_equal(layer["mlp"]["gate_up"][:, :, n], mlp[name])
+        np.testing.assert_array_equal(layer["down"], params["layers"]["down"][i])
+
+
 def test_weights_are_published_in_the_dtype_they_are_used_in():
     config = tiny_config(qkv_bias=True, qk_norm=True, tied=False, dtype="bfloat16")
     half = publish(config, PARAMS)

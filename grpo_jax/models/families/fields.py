@@ -14,7 +14,9 @@ _NAMES = """
     output_attentions output_hidden_states return_dict return_dict_in_generate chunk_size_feed_forward
     id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class prefix
     is_encoder_decoder is_decoder add_cross_attention cross_attention_hidden_size torchscript pruned_heads
-    use_flash_attn attn_implementation unsloth_fixed unsloth_version
+    use_flash_attn attn_implementation unsloth_fixed unsloth_version is_llama_config transformers.js_config
+    max_length min_length do_sample temperature top_k top_p num_beams repetition_penalty length_penalty
+    num_return_sequences no_repeat_ngram_size early_stopping bad_words_ids
 """
 WITHOUT_EFFECT = frozenset(_NAMES.split())
 """Fields that change neither logits nor their gradient."""
@@ -77,6 +79,8 @@ class Fields:
         if head_width is None and self.get("head_dim") is None and hidden % heads:
             raise self.error("hidden_size", f"is {hidden}, no multiple of num_attention_heads {heads}; give head_dim")
         self.fixed("partial_rotary_factor", 1.0, None)
+        self.fixed("rope_interleaved", False)
+        self.fixed("use_mrope", False)
         kv_heads = heads if "num_key_value_heads" in self.raw else None
         return {
             "vocab": self.positive("vocab_size"),

@@ -16,14 +16,19 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def token_logprobs(hidden, head, targets, *, temperature=1.0):
+def token_logprobs(hidden, head, targets, *, temperature=1.0, soft_cap=None):
     """Returns the log-probabilities of the targets, and those of the whole vocabulary.
+
+    With a soft cap c, `c tanh(z / c)` stands in place of every logit z, before the temperature.
 
     >>> token_logprobs(np.zeros((1, 2)), np.ones((2, 4)), np.array([3]))[0].round(4).tolist()
     [-1.3863]
     """
     hidden, head = np.asarray(hidden, np.float64), np.asarray(head, np.float64)
-    logp_V = log_softmax(hidden @ head / temperature)
+    logits = hidden @ head
+    if soft_cap is not None:
+        logits = soft_cap * np.tanh(logits / soft_cap)
+    logp_V = log_softmax(logits / temperature)
     logp = np.zeros(np.shape(targets))
     for index in np.ndindex(*logp.shape):
         logp[index] = logp_V[(*index, targets[index])]

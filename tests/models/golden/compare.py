@@ -11,6 +11,7 @@ import numpy as np
 
 from grpo_jax.core import token_logprobs
 from grpo_jax.models import head, hidden_states
+from grpo_jax.models.attention import soft_cap
 from grpo_jax.models.families import FAMILIES
 from grpo_jax.models.weights.layout import get, make_leaves
 from grpo_jax.models.weights.read import load
@@ -35,12 +36,17 @@ class Figures:
     """Share of the greedy tokens that are the same."""
 
 
+def described(name):
+    """The family and the configuration of a variant."""
+    raw = json.loads((HERE / name / "config.json").read_text())
+    family = FAMILIES[raw["model_type"]]
+    return family, family.read(raw)
+
+
 @functools.cache
 def model(name):
     """The family, the configuration and the parameters of a variant."""
-    raw = json.loads((HERE / name / "config.json").read_text())
-    family = FAMILIES[raw["model_type"]]
-    config = family.read(raw)
+    family, config = described(name)
     return family, config, load(HERE / name, config, family.names(config))
 
 
@@ -58,19 +64,21 @@ def prompts(name):
 
 
 @functools.partial(quick_jit, static_argnums=0)
+def logits(config, params, prompt, tokens):
+    """The logits that predict each token."""
+    return soft_cap(hidden_states(config, params, prompt, tokens) @ head(params), config.final_cap)
+
+
+@functools.partial(quick_jit, static_argnums=0)
 def scored(config, params, prompt, tokens, mask):
-    """Logits, log-probs and the gradient of the masked mean of the latter."""
+    """The gradient of the masked mean of the log-probs, and the log-probs."""
 
     def mean(params):
         hidden = hidden_states(config, params, prompt, tokens)
         logp = token_logprobs(hidden, head(params), tokens, soft_cap=config.final_cap).logp
-        logits = hidden @ head(params)
-        if config.final_cap is not None:
-            logits = config.final_cap * jnp.tanh(logits / config.final_cap)
-        return logp.mean(where=mask), (logits, logp)
+        return logp.mean(where=mask), logp
 
-    gradient, (logits, logp) = jax.grad(mean, has_aux=True)(params)
-    return logits, logp, gradient
+    return jax.grad(mean, has_aux=True)(params)
 
 
 @functools.partial(quick_jit, static_argnums=0, static_argnames="length")
@@ -81,13 +89,21 @@ def continued(config, params, prompt, length):
     return generate(config, publish(config, params), prompt, keys, length=length, eos_ids=(), sampler=sampler).tokens
 
 
+def logit_difference(name, **change):
+    """The largest difference of the logits, with the configuration changed."""
+    _, config, params = model(name)
+    file, tokens = golden(name), jnp.asarray(golden(name)["tokens"], jnp.int32)
+    got = logits(dataclasses.replace(config, **change), params, prompts(name), tokens)
+    return float(np.abs(got - file["logits"])[file["mask"]].max())
+
+
 @functools.cache
 def figures(name):
     """The differences on a golden file."""
     family, config, params = model(name)
     file, prompt = golden(name), prompts(name)
     mask = file["mask"]
-    logits, logp, gradient = scored(config, params, prompt, jnp.asarray(file["tokens"], jnp.int32), mask)
+    gradient, logp = scored(config, params, prompt, jnp.asarray(file["tokens"], jnp.int32), mask)
     errors = {}
     for leaf in make_leaves(config, family.names(config)):
         for position, tensor in leaf.tensors():
@@ -99,7 +115,7 @@ def figures(name):
     worst = max(errors, key=errors.get)
     tokens = continued(config, params, prompt, length=file["greedy"].shape[-1])[:, 0]
     return Figures(
-        logit=float(np.abs(logits - file["logits"])[mask].max()),
+        logit=logit_difference(name),
         logp=float(np.abs(logp - file["logp"])[mask].max()),
         gradient=errors[worst],
         worst=worst,

@@ -26,11 +26,18 @@ VARIANTS = {
         "sliding_window": 6,
         "max_window_layers": 1,
     },
+    # Eight frequencies: the ramp lies between the third and the fifth, and its ends are no whole numbers.
     "qwen2_yarn": {
         "model_type": "qwen2",
-        "head_dim": 8,
-        "rope_theta": 1e3,
-        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 2.0},
+        "head_dim": 16,
+        "rope_theta": 500.0,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 2.0,
+            "beta_slow": 0.5,
+        },
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 8, "rope_theta": 1e6},
     "llama": {"model_type": "llama", "num_key_value_heads": 4},
@@ -39,10 +46,11 @@ VARIANTS = {
         "attention_bias": True,
         "rope_scaling": {"type": "linear", "factor": 4.0},
     },
+    # Eight frequencies: one is kept, two are blended, five are divided.
     "llama3": {
         "model_type": "llama",
-        "head_dim": 8,
-        "rope_theta": 1e3,
+        "head_dim": 16,
+        "rope_theta": 500.0,
         "rope_scaling": {
             "rope_type": "llama3",
             "factor": 8.0,
@@ -59,7 +67,7 @@ VARIANTS = {
         "query_pre_attn_scalar": 6,
         "sliding_window": 6,
         "attn_logit_softcapping": 2.0,
-        "final_logit_softcapping": 5.0,
+        "final_logit_softcapping": 1.5,
     },
     "gemma3": {
         "model_type": "gemma3_text",
