@@ -44,11 +44,14 @@ def token_logprobs(
     entropy: bool = False,
     reference: tuple[Float[Array, "*b T R"], Float[Array, "R V"]] | None = None,
     divergence: Divergence | None = None,
+    soft_cap: float | None = None,
 ) -> TokenLogprobs:
     """Returns log pi(target) of each token, and on request its entropy and its divergence from a reference.
 
         log pi(v) = z_v - log sum_u exp z_u,     z = hidden @ head / temperature, in float32
         entropy   = -sum_v pi(v) log pi(v)
+
+    With a `soft_cap` c, `c tanh(hidden @ head / c)` stands in place of `hidden @ head`.
 
     At most `chunk` tokens of each row have logits at the same time, forward and backward. The leading axes stay as
     they are, so their sharding survives.
@@ -67,34 +70,38 @@ def token_logprobs(
       entropy: whether to compute the entropy.
       reference: hidden states and head of the reference policy, for `divergence`.
       divergence: `(logp_V, ref_logp_V) -> [...]`, such as `kl_divergence`.
+      soft_cap: the model's bound on its logits, before the temperature; the reference has the same.
 
     Raises:
       TypeError: `targets` holds no integers.
-      ValueError: shapes do not fit, `temperature` or `chunk` is not positive, or only one of `reference` and
-        `divergence` is given.
+      ValueError: shapes do not fit, `temperature`, `chunk` or `soft_cap` is not positive, or only one of `reference`
+        and `divergence` is given.
 
     >>> scores = token_logprobs(jnp.zeros((1, 3, 2)), jnp.ones((2, 4)), jnp.array([[0, 1, 2]]), entropy=True)
     >>> jnp.exp(scores.logp), jnp.exp(scores.entropy)
     (Array([[0.25, 0.25, 0.25]], dtype=float32), Array([[4., 4., 4.]], dtype=float32))
     """
     _check_inputs(hidden, head, targets, temperature, chunk, reference, divergence)
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"soft_cap must be a number > 0 or None, got {soft_cap}")
     length = jnp.shape(targets)[-1]
     pieces = max(1, -(-length // chunk))
     split = partial(_split, axis=jnp.ndim(targets) - 1, pieces=pieces)
     # A negative index would count from the end of the vocabulary; V itself is out of range and yields NaN.
     targets = split(jnp.where(targets < 0, jnp.shape(head)[-1], targets))
     ref = None if reference is None else (split(reference[0]), reference[1])
-    scores = _scores(entropy, divergence, split(hidden), head, targets, ref, jnp.asarray(temperature))
+    scores = _scores(entropy, divergence, soft_cap, split(hidden), head, targets, ref, jnp.asarray(temperature))
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)[..., :length], scores)
 
 
 Reference = tuple[Float[Array, "N *b C R"], Float[Array, "R V"]] | None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _scores(
     entropy: bool,
     divergence: Divergence | None,
+    soft_cap: float | None,
     hidden: Float[Array, "N *b C D"],
     head: Float[Array, "D V"],
     targets: Int[Array, "N *b C"],
@@ -102,12 +109,13 @@ def _scores(
     temperature: Float[Array, ""],
 ) -> TokenLogprobs:
     """Returns the scores of every piece, one after the other."""
-    return _forward(entropy, divergence, hidden, head, targets, reference, temperature)[0]
+    return _forward(entropy, divergence, soft_cap, hidden, head, targets, reference, temperature)[0]
 
 
 def _forward(
     entropy: bool,
     divergence: Divergence | None,
+    soft_cap: float | None,
     hidden: Array,
     head: Array,
     targets: Array,
@@ -116,7 +124,7 @@ def _forward(
 ) -> tuple[TokenLogprobs, Any]:
     def piece(_: None, xs: Any) -> Any:
         hidden_CD, targets_C, ref_hidden_CR = xs
-        logits_V = _logits(hidden_CD, head, temperature)
+        logits_V = _logits(hidden_CD, head, temperature, soft_cap)
         norm_C = jax.nn.logsumexp(logits_V, axis=-1)
         logp_V = logits_V - norm_C[..., None]
         entropy_C = divergence_C = None
@@ -124,7 +132,7 @@ def _forward(
             p_V = jnp.exp(logp_V)
             entropy_C = -jnp.sum(p_V * jnp.where(p_V > 0, logp_V, 0.0), axis=-1)
         if divergence is not None and reference is not None:
-            divergence_C = divergence(logp_V, _ref_logp(ref_hidden_CR, reference, temperature))
+            divergence_C = divergence(logp_V, _ref_logp(ref_hidden_CR, reference, temperature, soft_cap))
         logp_C = jnp.take_along_axis(logits_V, targets_C[..., None], axis=-1)[..., 0] - norm_C
         return None, (TokenLogprobs(logp=logp_C, entropy=entropy_C, divergence=divergence_C), norm_C)
 
@@ -134,19 +142,22 @@ def _forward(
 
 
 def _backward(
-    entropy: bool, divergence: Divergence | None, residuals: Any, cotangents: TokenLogprobs
+    entropy: bool, divergence: Divergence | None, soft_cap: float | None, residuals: Any, cotangents: TokenLogprobs
 ) -> tuple[Array | None, ...]:
     """Returns the cotangents of hidden and head, with p = softmax(z), g = dL/dlogp, h = dL/dH and the entropy H.
 
     dL/dz = g (onehot - p) - h p (log p + H) + c - p sum(c),      c = dL/d(log p) of the divergence
     dL/dhidden = dL/dz head^T / temperature,      dL/dhead = hidden^T dL/dz / temperature
+
+    With a soft cap both hold one more factor, the slope 1 - tanh^2 = 1 - (z temperature / cap)^2.
     """
     hidden, head, targets, reference, temperature, norm, entropies = residuals
     operand = jnp.result_type(hidden, head)
 
     def piece(d_head: Array, xs: Any) -> tuple[Array, Array]:
         hidden_CD, targets_C, ref_hidden_CR, norm_C, entropy_C, g = xs
-        logp_V = _logits(hidden_CD, head, temperature) - norm_C[..., None]
+        logits_V = _logits(hidden_CD, head, temperature, soft_cap)
+        logp_V = logits_V - norm_C[..., None]
         p_V = jnp.exp(logp_V)
         # A comparison fuses into this line; a scatter of one element per row would write the piece once more.
         hit_V = jnp.arange(jnp.shape(head)[-1]) == targets_C[..., None]
@@ -154,10 +165,12 @@ def _backward(
         if entropy:
             d_logits_V -= p_V * (g.entropy[..., None] * (jnp.where(p_V > 0, logp_V, 0.0) + entropy_C[..., None]))
         if divergence is not None and reference is not None:
-            ref_logp_V = _ref_logp(ref_hidden_CR, reference, temperature)
+            ref_logp_V = _ref_logp(ref_hidden_CR, reference, temperature, soft_cap)
             _, pull = jax.vjp(lambda x_V: divergence(x_V, ref_logp_V), logp_V)
             (c_V,) = pull(g.divergence)
             d_logits_V += c_V - p_V * jnp.sum(c_V, axis=-1, keepdims=True)
+        if soft_cap is not None:
+            d_logits_V *= 1 - jnp.square(logits_V * (temperature / soft_cap))
         d_logits_V = (d_logits_V / temperature).astype(operand)
         rows = list(range(d_logits_V.ndim - 1))
         d_head += jnp.tensordot(hidden_CD, d_logits_V, (rows, rows), preferred_element_type=d_head.dtype)
@@ -172,13 +185,20 @@ def _backward(
 _scores.defvjp(_forward, _backward)
 
 
-def _logits(hidden: Float[Array, "*b D"], head: Float[Array, "D V"], temperature: Array) -> Float[Array, "*b V"]:
+def _logits(
+    hidden: Float[Array, "*b D"], head: Float[Array, "D V"], temperature: Array, soft_cap: float | None
+) -> Float[Array, "*b V"]:
     wide = jnp.promote_types(jnp.result_type(hidden, head), jnp.float32)
-    return jnp.matmul(hidden, head, preferred_element_type=wide) / temperature
+    logits = jnp.matmul(hidden, head, preferred_element_type=wide)
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    return logits / temperature
 
 
-def _ref_logp(ref_hidden: Array, reference: tuple[Array, Array], temperature: Array) -> Float[Array, "*b V"]:
-    return jax.nn.log_softmax(_logits(ref_hidden, reference[1], temperature), axis=-1)
+def _ref_logp(
+    ref_hidden: Array, reference: tuple[Array, Array], temperature: Array, soft_cap: float | None
+) -> Float[Array, "*b V"]:
+    return jax.nn.log_softmax(_logits(ref_hidden, reference[1], temperature, soft_cap), axis=-1)
 
 
 def _split(x: Array, *, axis: int, pieces: int) -> Array:

@@ -10,17 +10,19 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from grpo_jax.data.chat import Prompt, check_prompt
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Rows that all have a text `prompt` and the same other columns.
+    """Rows that all have a `prompt`, which is a text or a list of messages, and the same other columns.
 
     >>> data = Dataset(({"prompt": "1+1=", "answer": "2"}, {"prompt": "2+1=", "answer": "3"}))
     >>> len(data), data.prompts([1]), data.columns([1, 0])
     (2, ['2+1='], {'answer': ['3', '2']})
 
     Raises:
-      ValueError: a row has no text in `prompt`, or other columns than the first row.
+      ValueError: a row has neither text nor messages in `prompt`, or other columns than the first row.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -29,8 +31,10 @@ class Dataset:
         for i, row in enumerate(self.rows):
             if "prompt" not in row:
                 raise ValueError(f"row {i} has no column 'prompt'; its columns are {sorted(row)}")
-            if not isinstance(row["prompt"], str):
-                raise ValueError(f"row {i} has a prompt of type {type(row['prompt']).__name__}: give text")
+            try:
+                check_prompt(row["prompt"])
+            except ValueError as error:
+                raise ValueError(f"row {i} has {error}") from None
             if row.keys() != self.rows[0].keys():
                 raise ValueError(
                     f"row {i} has the columns {sorted(row)}, but row 0 has {sorted(self.rows[0])}: "
@@ -40,7 +44,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def prompts(self, indices: Sequence[int]) -> list[str]:
+    def prompts(self, indices: Sequence[int]) -> list[Prompt]:
         """Returns the prompts of these rows."""
         return [self.rows[i]["prompt"] for i in indices]
 

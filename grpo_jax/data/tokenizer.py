@@ -1,14 +1,45 @@
-"""A tokenizer of single characters: enough for the embedded task and for tests, and free of dependencies."""
+"""What the library asks of a tokenizer, and one of single characters: enough for the embedded task and for tests."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from grpo_jax.data.char_files import write_char_files
+from grpo_jax.data.chat import Prompt
 
 PRINTABLE = "\n" + "".join(chr(code) for code in range(32, 127))
 """Newline and every printable ASCII character."""
 
 _SPECIALS = 3
+
+
+class Tokenizer(Protocol):
+    """Texts to ids and back. `pad_id` fills arrays up; a token of `eos_ids` ends a completion."""
+
+    pad_id: int
+    eos_ids: tuple[int, ...]
+
+    @property
+    def vocab_size(self) -> int:
+        """Returns the number of ids that a model for this tokenizer has."""
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Returns the tokens of a text or of messages, with whatever stands before a completion. Never empty."""
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the tokens of a text, without specials."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of all ids; specials are empty and do not end it."""
+
+    def ends(self, ids: Iterable[int]) -> list[int]:
+        """Returns, for each token, how many characters are decoded through that token."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer's files, for an export."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +95,20 @@ class CharTokenizer:
             raise ValueError(
                 f"character {character!r} at position {position} is not in the alphabet {self.alphabet!r}"
             ) from None
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Returns BOS and the tokens of a text.
+
+        Raises:
+          ValueError: the prompt is a list of messages, or has a character that is not in the alphabet.
+        """
+        if not isinstance(prompt, str):
+            raise ValueError("the prompt is a list of messages: a tokenizer of characters takes text")
+        return [self.bos_id, *self.encode(prompt)]
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer in the files of the Hugging Face format."""
+        write_char_files(self.alphabet, folder)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of all ids; specials are empty and do not end it.

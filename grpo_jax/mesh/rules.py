@@ -20,6 +20,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
         "vocab": "tensor",
         "kv_heads": "tensor",
         "mlp": "tensor",
+        "expert": "tensor",
     }
 )
 """Every logical axis, and the mesh axes that split it (None: kept whole)."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 MASKED = -1e30
 """Score of a hidden key. Finite, so that a segment without any key still has a maximum."""
@@ -21,7 +21,8 @@ class Shared(NamedTuple):
 
     key: Float[Array, "P K S C"]
     value: Float[Array, "P K S C"]
-    mask: Bool[Array, "P S"]
+    mask: Bool[Array, "P #Q S"]
+    """Keys that a query sees; one row for all queries where they see the same."""
 
 
 class Own(NamedTuple):
@@ -32,18 +33,31 @@ class Own(NamedTuple):
     mask: Bool[Array, "Q U"]
 
 
-def attend(query: Float[Array, "P G Q K R C"], shared: Shared | None, own: Own) -> Float[Array, "P G Q K R C"]:
+def attend(
+    query: Float[Array, "P G Q K R C"],
+    shared: Shared | None,
+    own: Own,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> Float[Array, "P G Q K R C"]:
     """Returns attention of every query over its prompt's keys and its own, under one softmax.
 
-        out_q = (sum_s e_qs v_s + sum_u e_qu v_u) / (sum_s e_qs + sum_u e_qu),   e = exp(q.k / sqrt(C) - max)
+        out_q = (sum_s e_qs v_s + sum_u e_qu v_u) / (sum_s e_qs + sum_u e_qu),   e = exp(scale q.k - max)
+
+    With a `cap`, `cap tanh(scale q.k / cap)` stands in place of `scale q.k` (Gemma 2, arXiv:2408.00118).
 
     Nothing is repeated along G: the scores against a prompt are one product of its G x Q x R queries with its keys.
     Inside, key/value heads stand before completions, so that every product finds its rows together.
 
     Gradient: exact, through both segments. The maximum cancels in the quotient and is detached.
+
+    Args:
+      scale: of the scores; `1 / sqrt(C)` unless given.
+      cap: bound on the size of a score; None leaves them as they are.
     """
-    query = jnp.moveaxis(query * query.shape[-1] ** -0.5, 3, 1)
-    score = _product("pkgqrc,pkgcu->pkgqru", query, own.key)
+    query = jnp.moveaxis(query * (query.shape[-1] ** -0.5 if scale is None else scale), 3, 1)
+    score = soft_cap(_product("pkgqrc,pkgcu->pkgqru", query, own.key), cap)
     score = jnp.where(own.mask[:, None], score, MASKED)
     top = jax.lax.stop_gradient(score.max(-1, keepdims=True))
     if shared is None:
@@ -51,8 +65,8 @@ def attend(query: Float[Array, "P G Q K R C"], shared: Shared | None, own: Own) 
         total = weight.sum(-1, keepdims=True)
         out = _product("pkgqru,pkguc->pkgqrc", weight.astype(query.dtype), own.value)
     else:
-        shared_score = _product("pkgqrc,pksc->pkgqrs", query, shared.key)
-        shared_score = jnp.where(shared.mask[:, None, None, None, None], shared_score, MASKED)
+        shared_score = soft_cap(_product("pkgqrc,pksc->pkgqrs", query, shared.key), cap)
+        shared_score = jnp.where(shared.mask[:, None, None, :, None], shared_score, MASKED)
         top = jnp.maximum(top, jax.lax.stop_gradient(shared_score.max(-1, keepdims=True)))
         weight, shared_weight = jnp.exp(score - top), jnp.exp(shared_score - top)
         total = weight.sum(-1, keepdims=True) + shared_weight.sum(-1, keepdims=True)
@@ -65,33 +79,6 @@ def _product(axes: str, left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum(axes, left, right, preferred_element_type=jnp.float32)
 
 
-def causal(length: int) -> Bool[Array, "Q U"]:
-    """Returns the mask of a segment in which every query sees the keys up to its own.
-
-    >>> causal(2).tolist()
-    [[True, False], [True, True]]
-    """
-    return jnp.tril(jnp.ones((length, length), bool))
-
-
-Rotation = tuple[jax.Array, jax.Array]
-"""Cosines and sines `[P, 1, Q, C / 2]` of the angles that a layer's queries and keys turn by."""
-
-
-def rotation(position: Int[Array, "P Q"], *, width: int, theta: float) -> Rotation:
-    """Returns cosine and sine of `position * theta ** (-2i / width)`; computed once, used by every layer."""
-    half = width // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position.astype(jnp.float32)[:, None, :, None] * frequency
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x: Float[Array, "P G Q *heads C"], turn: Rotation) -> Float[Array, "P G Q *heads C"]:
-    """Returns `x` with rotary positions: features i and i + C/2 are turned together.
-
-    Reference: RoFormer, arXiv:2104.09864 (the half-split layout that Llama and Qwen weights use).
-    """
-    half = x.shape[-1] // 2
-    cos, sin = (jnp.expand_dims(part, tuple(range(3, x.ndim - 1))) for part in turn)
-    low, high = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], -1).astype(x.dtype)
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Returns `cap * tanh(x / cap)`, or `x` itself without a cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)

@@ -19,9 +19,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from grpo_jax.mesh import constrain
-from grpo_jax.models.attention import Own, Rotation, Shared, attend, causal, rotation
+from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.layers import Block, Decoder, FusedBlock, rms_norm
+from grpo_jax.models.sight import Sight, before_last, choose, own_sights, prompt_sights
 from grpo_jax.types import PromptBatch
 
 Params = dict[str, Any]
@@ -74,24 +75,17 @@ def head(params: Params) -> Float[Array, "D V"]:
 
 
 def _embed(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
-    return params["embed"].astype(config.dtype)[tokens]
+    x = params["embed"].astype(config.dtype)[tokens]
+    # The factor is rounded to the compute dtype, as it was when these models were trained.
+    return x * jnp.asarray(config.hidden**0.5, config.dtype) if config.scaled_embed else x
 
 
 def _final_norm(config: DecoderConfig, params: Params, x: jax.Array) -> jax.Array:
-    return rms_norm(x, params["norm"]["scale"], eps=config.norm_eps)
+    return rms_norm(x, params["norm"]["scale"], eps=config.norm_eps, zero_centred=config.zero_centred)
 
 
-def _rotation(config: DecoderConfig, position: Int[Array, "P Q"]) -> Rotation:
-    return rotation(position, width=config.head_width, theta=config.rope_theta)
-
-
-def _prompt_rotation(config: DecoderConfig, prompt: PromptBatch) -> Rotation:
-    return _rotation(config, jnp.arange(prompt.tokens.shape[-1])[None])
-
-
-def _own_rotation(config: DecoderConfig, prompt: PromptBatch, index: Int[Array, "Q"]) -> Rotation:
-    """Returns the rotation of these inputs of the own segment; input 0 is the last prompt token."""
-    return _rotation(config, prompt.mask.sum(-1, keepdims=True) - 1 + index)
+def _attend(config: DecoderConfig, query: jax.Array, shared: Shared | None, own: Own) -> jax.Array:
+    return attend(query, shared, own, scale=config.score_scale, cap=config.attention_cap)
 
 
 def last_token(prompt: PromptBatch) -> Int[Array, "P"]:
@@ -104,14 +98,13 @@ def _own(key: jax.Array, value: jax.Array, mask: jax.Array) -> Own:
     return Own(jnp.einsum("pgukc->pkgcu", key), jnp.einsum("pgukc->pkguc", value), mask)
 
 
-def _prompt_layer(block: Block, x: jax.Array, prompt: PromptBatch, turn: Rotation) -> tuple[jax.Array, Shared]:
-    """Returns the prompts' stream `[P, 1, S, D]` after a layer, and the keys and values their completions see."""
-    length = prompt.tokens.shape[-1]
-    q, k, v = block.project(x, turn)
-    x = block.finish(x, attend(q, None, _own(k, v, causal(length))))
-    # The last prompt token opens the completion's own segment, so the shared one ends before it.
-    before_last = jnp.arange(length) < prompt.mask.sum(-1, keepdims=True) - 1
-    return x, Shared(jnp.moveaxis(k[:, 0], 2, 1), jnp.moveaxis(v[:, 0], 2, 1), before_last)
+def _prompt_layer(
+    config: DecoderConfig, block: Block, x: jax.Array, sight: Sight
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the prompts' stream `[P, 1, S, D]` after a layer, and their keys and values `[P, K, S, C]`."""
+    q, k, v = block.project(x, sight.turn)
+    x = block.finish(x, _attend(config, q, None, _own(k, v, sight.own)))
+    return x, jnp.moveaxis(k[:, 0], 2, 1), jnp.moveaxis(v[:, 0], 2, 1)
 
 
 def hidden_states(
@@ -119,39 +112,44 @@ def hidden_states(
 ) -> Float[Array, "P G T D"]:
     """Returns the final hidden state that predicts each completion token.
 
-    Prompts are computed once for all their completions. Layers are scanned over their stacked parameters. Padding
-    may follow the completions freely: attention is causal.
+    Prompts are computed once for all their completions. Layers are scanned over their stacked parameters, and where
+    they differ in kind over that. Padding may follow the completions freely: attention is causal.
 
     Gradient: exact, also through the prompts' keys and values.
     """
     P, G, T = tokens.shape
     first = jnp.broadcast_to(last_token(prompt)[:, None, None], (P, G, 1))
     inputs = jnp.concatenate([first, tokens[..., :-1]], -1)
-    prompt_turn, turn, mask = _prompt_rotation(config, prompt), _own_rotation(config, prompt, jnp.arange(T)), causal(T)
+    prompt_sight, sight = prompt_sights(config, prompt), own_sights(config, prompt, jnp.arange(T), T)
+    mixed = len(set(config.local)) > 1
 
-    def layer(streams: tuple[jax.Array, jax.Array], layer_params: Params) -> tuple[Any, None]:
+    def layer(streams: tuple[jax.Array, jax.Array], this: tuple[Params, jax.Array | None]) -> tuple[Any, None]:
         prompt_x, x = streams
-        block = _block(Block, config, layer_params)
-        prompt_x, shared = _prompt_layer(block, prompt_x, prompt, prompt_turn)
-        q, k, v = block.project(x, turn)
-        x = block.finish(x, attend(q, shared, _own(k, v, mask)))
+        layer_params, local = this
+        local = local if mixed else config.is_local(0)
+        block, own_sight = _block(Block, config, layer_params), choose(sight, local)
+        prompt_x, *segment = _prompt_layer(config, block, prompt_x, choose(prompt_sight, local))
+        q, k, v = block.project(x, own_sight.turn)
+        x = block.finish(x, _attend(config, q, Shared(*segment, own_sight.shared), _own(k, v, own_sight.own)))
         return (constrain(prompt_x, "prompt"), constrain(x, *STREAM)), None
 
     if config.remat == "layer":
         layer = jax.checkpoint(layer, prevent_cse=False)
     prompt_x = constrain(_embed(config, params, prompt.tokens)[:, None], "prompt")
     x = constrain(_embed(config, params, inputs), *STREAM)
-    (_, x), _ = jax.lax.scan(layer, (prompt_x, x), params["layers"], unroll=config.unroll)
+    every = params["layers"], jnp.array(config.local) if mixed else None
+    (_, x), _ = jax.lax.scan(layer, (prompt_x, x), every, unroll=config.unroll)
     return _final_norm(config, params, x)
 
 
 def prefill(config: DecoderConfig, published: Params, prompt: PromptBatch) -> tuple[Shared, ...]:
     """Returns each layer's keys and values of the prompts, from weights in the rollout layout."""
     x = constrain(_embed(config, published, prompt.tokens)[:, None], "prompt")
-    segments, turn = [], _prompt_rotation(config, prompt)
-    for layer_params in published["layers"]:
-        x, shared = _prompt_layer(_block(FusedBlock, config, layer_params), x, prompt, turn)
-        segments.append(shared)
+    segments, sights, seen = [], prompt_sights(config, prompt), before_last(prompt)
+    for i, layer_params in enumerate(published["layers"]):
+        block = _block(FusedBlock, config, layer_params)
+        x, key, value = _prompt_layer(config, block, x, choose(sights, config.is_local(i)))
+        segments.append(Shared(key, value, seen))
     return tuple(segments)
 
 
@@ -182,18 +180,19 @@ def decode(
       tokens: the input at `cursor`: the last prompt token at 0, then the tokens drawn.
     """
     cursor, length = jnp.asarray(cursor), cache[0][0].shape[-1]
-    turn = _own_rotation(config, prompt, cursor[None])
-    mask = (jnp.arange(length) <= cursor)[None]
+    far, near = own_sights(config, prompt, cursor[None], length)
     x = constrain(_embed(config, published, tokens[..., None]), *STREAM)
     written = []
-    for layer_params, shared, (keys, values) in zip(published["layers"], segments, cache, strict=True):
-        block = _block(FusedBlock, config, layer_params)
-        q, k, v = block.project(x, turn)
-        own = _own(k, v, mask)
+    for i, (layer_params, shared, (keys, values)) in enumerate(zip(published["layers"], segments, cache, strict=True)):
+        block, sight = _block(FusedBlock, config, layer_params), choose((far, near), config.is_local(i))
+        q, k, v = block.project(x, sight.turn)
+        own = _own(k, v, sight.own)
         keys = jax.lax.dynamic_update_slice_in_dim(keys, own.key, cursor, 4)
         values = jax.lax.dynamic_update_slice_in_dim(values, own.value, cursor, 3)
-        x = block.finish(x, attend(q, shared, Own(keys, values, mask)))
+        # Where a window moves over the prompt; elsewhere the stored mask holds at every step.
+        shared = shared if sight.shared is far.shared else shared._replace(mask=sight.shared)
+        x = block.finish(x, _attend(config, q, shared, Own(keys, values, sight.own)))
         written.append((keys, values))
     x = _final_norm(config, published, x)[..., 0, :]
     logits = jnp.einsum("pgd,dv->pgv", x, head(published), preferred_element_type=jnp.float32)
-    return logits, tuple(written)
+    return soft_cap(logits, config.final_cap), tuple(written)

@@ -11,54 +11,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from grpo_jax.models.attention import Rotation, rotate
 from grpo_jax.models.config import DecoderConfig
+from grpo_jax.models.experts import Experts, FusedExperts
+from grpo_jax.models.gates import GATES
+from grpo_jax.models.rotary import Rotation, rotate
+from grpo_jax.models.weight import weight
 
 
-def weight(key: jax.Array, shape: tuple[int, ...], axes: tuple[str | None, ...], *, fan_in: int) -> nnx.Param:
-    """Returns a float32 parameter drawn from N(0, 1/fan_in), with its logical axes as metadata."""
-    return nnx.Param(jax.random.normal(key, shape) * fan_in**-0.5, axes=axes)
+def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float, zero_centred: bool = False) -> jax.Array:
+    """Returns x / sqrt(mean(x^2) + eps) * scale, computed in float32 (arXiv:1910.07467).
 
-
-@jax.custom_vjp
-def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """Returns silu(gate) * up (arXiv:2002.05202).
-
-    Gradient: the derivative of silu from the saved sigmoid. Left to itself, XLA computes the exponential again in the
-    backward pass, inside the transposition that the weights' gradient reads, where it does not vectorise.
+    A zero-centred scale is stored as its difference from 1.
     """
-    return jax.nn.silu(gate) * up
-
-
-def _swiglu_forward(gate: jax.Array, up: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    sigmoid = jax.nn.sigmoid(gate)
-    return gate * sigmoid * up, (gate, up, sigmoid)
-
-
-def _swiglu_backward(saved: tuple[jax.Array, jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    gate, up, sigmoid = saved
-    return g * up * sigmoid * (1 + gate * (1 - sigmoid)), g * gate * sigmoid
-
-
-swiglu.defvjp(_swiglu_forward, _swiglu_backward)
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float) -> jax.Array:
-    """Returns x / sqrt(mean(x^2) + eps) * scale, computed in float32 (arXiv:1910.07467)."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + eps)
-    return (wide * scale).astype(x.dtype)
+    return (wide * (1 + scale.astype(jnp.float32) if zero_centred else scale)).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """`rms_norm` with its scale, ones at the start."""
+    """`rms_norm` with its scale, which changes nothing at the start."""
 
-    def __init__(self, width: int, eps: float) -> None:
-        self.scale = nnx.Param(jnp.ones(width), axes=(None,))
-        self.eps = eps
+    def __init__(self, width: int, config: DecoderConfig) -> None:
+        start = jnp.zeros if config.zero_centred else jnp.ones
+        self.scale = nnx.Param(start(width), axes=(None,))
+        self.eps, self.zero_centred = config.norm_eps, config.zero_centred
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return rms_norm(x, self.scale[...], eps=self.eps)
+        return rms_norm(x, self.scale[...], eps=self.eps, zero_centred=self.zero_centred)
 
 
 class Projections(nnx.Module):
@@ -136,40 +115,59 @@ class FusedGateUp(nnx.Module):
 class Block(nnx.Module):
     """One layer of a decoder, cut where attention comes in: `project`, attend, `finish`."""
 
-    projections, gate_up = Projections, GateUp
+    projections, gate_up, experts = Projections, GateUp, Experts
 
     def __init__(self, config: DecoderConfig, key: jax.Array) -> None:
         c, keys = config, jax.random.split(key, 4)
-        self.attention_norm = RMSNorm(c.hidden, c.norm_eps)
+        self.config = c
+        self.attention_norm = RMSNorm(c.hidden, c)
         self.attention = self.projections(c, keys[0])
-        self.qk_norm = c.qk_norm
         if c.qk_norm:
-            self.q_norm = RMSNorm(c.head_width, c.norm_eps)
-            self.k_norm = RMSNorm(c.head_width, c.norm_eps)
+            self.q_norm = RMSNorm(c.head_width, c)
+            self.k_norm = RMSNorm(c.head_width, c)
         heads = (c.kv_heads, c.heads // c.kv_heads, c.head_width)
         self.out = weight(keys[1], (*heads, c.hidden), ("kv_heads", None, None, "embed"), fan_in=c.heads * c.head_width)
-        self.mlp_norm = RMSNorm(c.hidden, c.norm_eps)
-        self.mlp = self.gate_up(c, keys[2])
-        self.down = weight(keys[3], (c.mlp, c.hidden), ("mlp", "embed"), fan_in=c.mlp)
+        if c.out_bias:
+            self.out_bias = nnx.Param(jnp.zeros(c.hidden), axes=("embed",))
+        if c.post_norms:
+            self.post_attention_norm = RMSNorm(c.hidden, c)
+            self.post_mlp_norm = RMSNorm(c.hidden, c)
+        self.mlp_norm = RMSNorm(c.hidden, c)
+        if c.experts:
+            self.mlp = self.experts(c, keys[2])
+            self.down = weight(keys[3], (c.experts, c.mlp, c.hidden), ("expert", None, "embed"), fan_in=c.mlp)
+        else:
+            self.mlp = self.gate_up(c, keys[2])
+            self.down = weight(keys[3], (c.mlp, c.hidden), ("mlp", "embed"), fan_in=c.mlp)
 
     def project(self, x: jax.Array, turn: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the rotated queries `[P, G, Q, K, R, C]`, and keys and values `[P, G, Q, K, C]`."""
         q, k, v = self.attention(self.attention_norm(x))
-        if self.qk_norm:
+        if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         return rotate(q, turn), rotate(k, turn), v
 
     def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         """Returns the residual stream after the attention's output and the MLP."""
-        x = x + jnp.einsum("pgqkrc,krcd->pgqd", attended, self.out[...].astype(x.dtype))
-        gate, up = self.mlp(self.mlp_norm(x))
-        return x + swiglu(gate, up) @ self.down[...].astype(x.dtype)
+        out = jnp.einsum("pgqkrc,krcd->pgqd", attended, self.out[...].astype(x.dtype))
+        if self.config.out_bias:
+            out = out + self.out_bias[...].astype(x.dtype)
+        x = x + (self.post_attention_norm(out) if self.config.post_norms else out)
+        out = self._mlp(self.mlp_norm(x))
+        return x + (self.post_mlp_norm(out) if self.config.post_norms else out)
+
+    def _mlp(self, x: jax.Array) -> jax.Array:
+        down = self.down[...].astype(x.dtype)
+        if self.config.experts:
+            return self.mlp(x, down)
+        gate, up = self.mlp(x)
+        return GATES[self.config.activation](gate, up) @ down
 
 
 class FusedBlock(Block):
     """The layer with its weights laid out for decoding."""
 
-    projections, gate_up = FusedProjections, FusedGateUp
+    projections, gate_up, experts = FusedProjections, FusedGateUp, FusedExperts
 
 
 class Decoder(nnx.Module):
@@ -180,6 +178,6 @@ class Decoder(nnx.Module):
         # 0.02 keeps the logits of a tied head near zero at the start.
         self.embed = nnx.Param(jax.random.normal(keys[0], (c.vocab, c.hidden)) * 0.02, axes=("vocab", "embed"))
         self.layers = Block(c, keys[1])
-        self.norm = RMSNorm(c.hidden, c.norm_eps)
+        self.norm = RMSNorm(c.hidden, c)
         if not c.tied:
             self.head = weight(keys[2], (c.hidden, c.vocab), ("embed", "vocab"), fan_in=c.hidden)

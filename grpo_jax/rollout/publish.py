@@ -13,7 +13,7 @@ def publish(config: DecoderConfig, params: Params) -> Params:
     """Returns the weights for decoding: per layer, in compute dtype, with fused projections.
 
     `layers` becomes a tuple of dicts; query, key and value become one matrix `[D, K, R + 2, C]`, gate and up one
-    `[D, 2, M]`. Runs once per rollout, under `jit`.
+    `[D, 2, M]` (of every expert `[E, D, 2, M]`; a router stays as it is). Runs once per rollout, under `jit`.
     """
     cast = jax.tree.map(lambda x: x.astype(config.dtype), params)
     stacked = cast["layers"]
@@ -21,7 +21,8 @@ def publish(config: DecoderConfig, params: Params) -> Params:
     fused = {**stacked, "attention": {"qkv": _heads(attention, "")}}
     if config.qkv_bias:
         fused["attention"]["qkv_bias"] = _heads(attention, "_bias")
-    fused["mlp"] = {"gate_up": jnp.stack([mlp["gate"], mlp["up"]], axis=2)}
+    fused["mlp"] = {name: x for name, x in mlp.items() if name not in ("gate", "up")}
+    fused["mlp"]["gate_up"] = jnp.stack([mlp["gate"], mlp["up"]], axis=-2)
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], fused) for i in range(config.layers))
     return {**cast, "layers": layers}
 

@@ -105,8 +105,8 @@ def test_a_shared_prompt_equals_a_repeated_one_in_value_and_gradient():
 @pytest.mark.parametrize("shift", [-200.0, 200.0])
 def test_one_softmax_spans_both_segments_whichever_outweighs_the_other(shift):
     """exp(200) is no float32: the maximum of both segments has to leave the exponent."""
-    one, seen = jnp.ones((1,) * 6), jnp.ones((1, 1), bool)
-    own = Own(one[0], 5 * one[0], seen)
+    one, seen = jnp.ones((1,) * 6), jnp.ones((1, 1, 1), bool)
+    own = Own(one[0], 5 * one[0], seen[0])
 
     def out(key):
         return attend(one, Shared(key, 3 * one[0, 0], seen), own).sum()

@@ -1,0 +1,42 @@
+"""Gemma 3's text model: norms on queries and keys; most layers local, with a rotary base of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpo_jax.models.config import DecoderConfig
+from grpo_jax.models.families import gemma2
+from grpo_jax.models.families.family import Family
+from grpo_jax.models.families.fields import Fields
+from grpo_jax.models.families.rope import read_two_ropes, write_two_ropes
+
+
+def read(raw: dict[str, Any]) -> DecoderConfig:
+    """Returns the configuration that config.json describes."""
+    f = Fields(raw, "gemma3_text")
+    gemma2.gemma_fields(f)
+    # The field exists, and transformers does not use it: whatever the model was trained with, it is not clear.
+    f.fixed("attn_logit_softcapping", None)
+    shape, window = f.shape(tied=True, head_width=256), f.get("sliding_window", 4096)
+    # Every sixth layer is global unless the file says otherwise; some writers put an underscore before the name.
+    period = f.get("sliding_window_pattern", f.get("_sliding_window_pattern", 6))
+    windows = f.windows(window, [(i + 1) % period != 0 for i in range(shape["layers"])])
+    ropes = read_two_ropes(f, theta=1e6, local_theta=1e4)
+    if not windows:
+        ropes.pop("local_rope_theta")
+    config = DecoderConfig(
+        **{**shape, **gemma2.ALWAYS, **f.biases(), **windows, **ropes},
+        qk_norm=True,
+        query_scalar=float(f.get("query_pre_attn_scalar", 256)),
+        final_cap=f.get("final_logit_softcapping"),
+    )
+    f.close()
+    return config
+
+
+def write(config: DecoderConfig) -> dict[str, Any]:
+    """Returns the fields that `read` reads."""
+    return {**gemma2.write(config), "attn_logit_softcapping": None, **write_two_ropes(config)}
+
+
+FAMILY = Family(name="gemma3_text", architecture="Gemma3ForCausalLM", read=read, fields=write)

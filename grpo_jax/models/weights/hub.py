@@ -1,0 +1,53 @@
+"""Where a model is: a directory, or a repository of the Hugging Face hub that is fetched into the local cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""Weights, configurations and tokenizers. Neither code nor pickles are fetched."""
+
+SKIPPED = ("*/*", "consolidated*")
+"""Copies of the weights in other layouts."""
+
+_ID = re.compile(r"(?P<id>(?!\.)[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def resolve_model(name: str | Path) -> Path:
+    """Returns the directory of a model; one of the hub is fetched first, unless the cache has it.
+
+    Args:
+      name: a directory, `owner/model` of the hub, or `owner/model@revision`.
+
+    Raises:
+      FileNotFoundError: no such directory, and not the form of a hub id.
+      ValueError: the hub does not have it, does not give it, or cannot be reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    match = _ID.fullmatch(str(name))
+    if match is None:
+        raise FileNotFoundError(
+            f"there is no model directory {name} (a relative path starts at {Path.cwd()}; a model of the hub is "
+            "written owner/model or owner/model@revision)"
+        )
+    return _fetch(match["id"], match["revision"], str(name))
+
+
+def _fetch(repository: str, revision: str | None, name: str) -> Path:
+    # Imported here: it brings an HTTP client, and most runs read a directory.
+    from huggingface_hub import errors, snapshot_download
+
+    patterns = {"allow_patterns": list(FETCHED), "ignore_patterns": list(SKIPPED)}
+    try:
+        return Path(snapshot_download(repository, revision=revision, **patterns))
+    except errors.GatedRepoError:
+        reason = "it is gated: accept its terms on the hub and log in (`hf auth login`)"
+    except errors.RepositoryNotFoundError:
+        reason = "there is neither such a directory nor such a repository, or it is private: log in (`hf auth login`)"
+    except errors.LocalEntryNotFoundError:
+        reason = "the hub cannot be reached and the local cache does not have it: fetch it while online, or give a path"
+    except (errors.HfHubHTTPError, OSError) as error:
+        reason = f"{error}"
+    raise ValueError(f"model {name} cannot be fetched: {reason}")
