@@ -16,7 +16,7 @@ from grpo_jax.core.naming import show
 from grpo_jax.core.slots import asks
 from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, arithmetic, encode_completions, encode_prompts, read_jsonl
 from grpo_jax.mesh import make_mesh
-from grpo_jax.models import DecoderConfig
+from grpo_jax.models import DecoderConfig, Lora
 from grpo_jax.rewards import Reward, resolve
 from grpo_jax.rollout import Sampler
 from grpo_jax.train.learner import Learner
@@ -53,6 +53,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         model=_model(config, tokenizer.vocab_size),
         objective=objective,
         optimizer=_optimizer(config, schedule),
+        lora=_lora(config),
         critic_optimizer=_critic_optimizer(config, objective),
         temperature=config.sampling.temperature,
         logprob_chunk=config.model.logprob_chunk,
@@ -182,6 +183,11 @@ def _model(config: Config, vocab: int) -> DecoderConfig:
         remat=model.remat,
         unroll=model.unroll,
     )
+
+
+def _lora(config: Config) -> Lora | None:
+    lora = config.lora
+    return None if lora.rank is None else Lora(rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
 
 
 def _optimizer(config: Config, schedule: Any) -> Any:
