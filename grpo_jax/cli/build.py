@@ -8,6 +8,7 @@ from grpo_jax.config.build import build_run
 from grpo_jax.models.decoder import Params
 from grpo_jax.train import CheckpointError, Checkpoints, Run
 from grpo_jax.train.resume import find_start, restore
+from grpo_jax.train.state import policy_params
 
 
 def checked_run(config: Config) -> Run:
@@ -23,7 +24,7 @@ def checked_run(config: Config) -> Run:
 
 
 def trained_params(run: Run) -> tuple[Params, int]:
-    """Returns the parameters of the newest checkpoint in the run's directory, and its step.
+    """Returns the policy's parameters in the newest checkpoint of the run's directory, and its step.
 
     Raises:
       UserError: there is none, or it is of another configuration.
@@ -31,6 +32,6 @@ def trained_params(run: Run) -> tuple[Params, int]:
     try:
         with Checkpoints(run.out / "checkpoints", keep=run.keep) as saved:
             start = find_start(run, saved)
-            return restore(run, saved, start).params, start.step
+            return policy_params(run.learner, restore(run, saved, start)), start.step
     except CheckpointError as error:
         raise UserError(str(error)) from error

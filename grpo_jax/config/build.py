@@ -19,9 +19,8 @@ from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, Tokenizer, arithmet
 from grpo_jax.data.hf_tokenizer import HfTokenizer
 from grpo_jax.data.limit import within_limit
 from grpo_jax.mesh import make_mesh
-from grpo_jax.models import DecoderConfig
-from grpo_jax.models.weights.hub import resolve_model
-from grpo_jax.models.weights.source import Source, read_source
+from grpo_jax.models import DecoderConfig, Lora
+from grpo_jax.models.weights import Source, read_source, resolve_model
 from grpo_jax.rewards import Reward, resolve
 from grpo_jax.rollout import Sampler
 from grpo_jax.train.learner import Learner
@@ -55,6 +54,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         model=model,
         objective=objective,
         optimizer=_optimizer(config, schedule),
+        lora=_lora(config),
         critic_optimizer=_critic_optimizer(config, objective),
         temperature=config.sampling.temperature,
         logprob_chunk=config.model.logprob_chunk,
@@ -209,6 +209,11 @@ def _fitting(
         if skipped:
             notes.append(f"{skipped} of {len(part)} {name} prompts have more than {length} tokens and are left out")
     return kept, "; ".join(notes)
+
+
+def _lora(config: Config) -> Lora | None:
+    lora = config.lora
+    return None if lora.rank is None else Lora(rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
 
 
 def _optimizer(config: Config, schedule: Any) -> Any:

@@ -79,7 +79,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns the configuration as nested mappings and lists of YAML scalars, every default written out."""
     tree = dataclasses.asdict(config)
-    return tree | {"rewards": list(tree["rewards"])}
+    lora = tree["lora"] | {"targets": list(tree["lora"]["targets"])}
+    return tree | {"rewards": list(tree["rewards"]), "lora": lora}
 
 
 def dump(config: Config) -> str:

@@ -22,6 +22,8 @@ Decay = Annotated[float, Field(strict=True, ge=0, lt=1, description="a number fr
 Flag = Annotated[bool, Field(strict=True, description="true or false")]
 Text = Annotated[str, Field(strict=True, min_length=1, description="text that is not empty")]
 
+Adapted = Literal["q", "k", "v", "out", "gate", "up", "down"]
+
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -61,6 +63,18 @@ class ModelSection:
     """Layers per iteration of the training scan: more compile longer and, on a CPU, run faster."""
     logprob_chunk: Count = 16
     """Completion positions whose logits are alive at once."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoraSection:
+    """Low-rank adapters (LoRA): they alone are trained, and the weights they change are the reference."""
+
+    rank: Count | None = None
+    """Rank of what is added to each adapted matrix; null trains all weights."""
+    alpha: Positive = 16.0
+    """What is added is multiplied by alpha / rank."""
+    targets: tuple[Adapted, ...] = ("q", "k", "v", "out", "gate", "up", "down")
+    """The adapted matrices of every layer: of attention q, k, v, out; of the feed-forward part gate, up, down."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -236,6 +250,7 @@ class Config:
     resume: Literal["auto", "never", "must"] = "auto"
     """Continue from a checkpoint in `out`: if there is one, never, or fail without one."""
     model: ModelSection
+    lora: LoraSection = LoraSection()
     mesh: Mesh = Mesh()
     data: Data
     sampling: Sampling

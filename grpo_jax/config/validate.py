@@ -14,7 +14,7 @@ def validate(config: Config) -> None:
     Raises:
       ConfigError: one line per contradiction, all of them at once.
     """
-    rules = (_model, _data, _rewards, _batches, _mesh, _schedule)
+    rules = (_model, _lora, _data, _rewards, _batches, _mesh, _schedule)
     problems = [line for rule in rules for line in rule(config)]
     if problems:
         raise ConfigError(problems)
@@ -54,6 +54,16 @@ def _model(config: Config) -> Iterator[str]:
         width, field = model.hidden // model.heads, "model.hidden / model.heads"
     if width % 2:
         yield problem(field, width, "an even head width, because rotations turn pairs", "set an even model.head_width")
+
+
+def _lora(config: Config) -> Iterator[str]:
+    lora, every = config.lora, config.train.reference_every
+    if not lora.targets or len(set(lora.targets)) < len(lora.targets):
+        expected = "at least one matrix, each of them once"
+        yield problem("lora.targets", list(lora.targets), expected, "name some, or set lora.rank=null")
+    if lora.rank is not None and every is not None:
+        expected = "null, because with lora.rank the reference is the weights that never change"
+        yield problem("train.reference_every", every, expected, "drop it, or set lora.rank=null")
 
 
 def _data(config: Config) -> Iterator[str]:

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from grpo_jax.mesh import constrain
+from grpo_jax.models.adapters import adapted, keep_no_weights
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.layers import Block, Decoder, FusedBlock, rms_norm
@@ -115,6 +116,9 @@ def hidden_states(
     Prompts are computed once for all their completions. Layers are scanned over their stacked parameters, and where
     they differ in kind over that. Padding may follow the completions freely: attention is causal.
 
+    Where `params` has adapters (`models.lora`), each layer's are added to its weights inside the scan: the sums of one
+    layer are alive at a time, in the backward pass too.
+
     Gradient: exact, also through the prompts' keys and values.
     """
     P, G, T = tokens.shape
@@ -123,21 +127,23 @@ def hidden_states(
     prompt_sight, sight = prompt_sights(config, prompt), own_sights(config, prompt, jnp.arange(T), T)
     mixed = len(set(config.local)) > 1
 
-    def layer(streams: tuple[jax.Array, jax.Array], this: tuple[Params, jax.Array | None]) -> tuple[Any, None]:
+    def layer(streams: tuple[jax.Array, jax.Array], this: tuple[Params, Params | None, Any]) -> tuple[Any, None]:
         prompt_x, x = streams
-        layer_params, local = this
+        layer_params, adapters, local = this
         local = local if mixed else config.is_local(0)
-        block, own_sight = _block(Block, config, layer_params), choose(sight, local)
+        block, own_sight = _block(Block, config, adapted(layer_params, adapters)), choose(sight, local)
         prompt_x, *segment = _prompt_layer(config, block, prompt_x, choose(prompt_sight, local))
         q, k, v = block.project(x, own_sight.turn)
         x = block.finish(x, _attend(config, q, Shared(*segment, own_sight.shared), _own(k, v, own_sight.own)))
         return (constrain(prompt_x, "prompt"), constrain(x, *STREAM)), None
 
+    every = params["layers"], params.get("adapters"), jnp.array(config.local) if mixed else None
     if config.remat == "layer":
         layer = jax.checkpoint(layer, prevent_cse=False)
+    elif every[1] is not None:
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=keep_no_weights(*every[:2]))
     prompt_x = constrain(_embed(config, params, prompt.tokens)[:, None], "prompt")
     x = constrain(_embed(config, params, inputs), *STREAM)
-    every = params["layers"], jnp.array(config.local) if mixed else None
     (_, x), _ = jax.lax.scan(layer, (prompt_x, x), every, unroll=config.unroll)
     return _final_norm(config, params, x)
 

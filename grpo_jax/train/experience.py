@@ -20,7 +20,7 @@ from grpo_jax.models.decoder import Params
 from grpo_jax.train.critic import values
 from grpo_jax.train.learner import Learner
 from grpo_jax.train.microbatch import join, split
-from grpo_jax.train.state import TrainState
+from grpo_jax.train.state import TrainState, policy_params, reference_params
 from grpo_jax.types import PromptBatch, Rollout, TokenBatch
 
 
@@ -57,13 +57,14 @@ def experience(
     rewarded = dataclasses.replace(rewarded, valid=rewarded.valid & jnp.isfinite(rewarded.reward))
     mask = rollout.mask & rewarded.valid[..., None]
     selects = asks(getattr(objective.surrogate, "select", None))
+    ref = reference_params(state)
     old = ref_logp = ref_hidden = value = None
     if learner.updates > 1 or {"old_logp", "entropy"} & set(selects):
-        old = score(learner, state.params, prompt, tokens, entropy="entropy" in selects)
+        old = score(learner, policy_params(learner, state), prompt, tokens, entropy="entropy" in selects)
     if objective.kl_coef and objective.full_vocabulary:
-        ref_hidden = _map(learner, lambda part: hidden_states(learner.model, state.reference, *part), (prompt, tokens))
+        ref_hidden = _map(learner, lambda part: hidden_states(learner.model, ref, *part), (prompt, tokens))
     elif objective.needs_reference and not objective.full_vocabulary:
-        ref_logp = score(learner, state.reference, prompt, tokens).logp
+        ref_logp = score(learner, ref, prompt, tokens).logp
     if objective.needs_critic:
         value = _map(learner, lambda part: values(learner, state.critic.params, *part), (prompt, tokens))
     rewarded = _shaped(learner, rollout, rewarded)
@@ -179,7 +180,8 @@ def _token_reward(
     if not objective.reward_kl_coef:
         kl = jnp.zeros(mask.shape)
     elif objective.full_vocabulary:
-        kl = score(learner, state.params, prompt, rollout.tokens, reference=state.reference).divergence
+        against = reference_params(state)
+        kl = score(learner, policy_params(learner, state), prompt, rollout.tokens, reference=against).divergence
     else:
         extra = fill("kl", objective.kl, {"log_ratio": jnp.zeros(mask.shape)})
         kl = objective.kl(rollout.logp, ref_logp, **extra)

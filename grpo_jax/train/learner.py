@@ -7,7 +7,7 @@ import dataclasses
 import optax
 
 from grpo_jax.core import Objective
-from grpo_jax.models import DecoderConfig
+from grpo_jax.models import DecoderConfig, Lora
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class Learner:
       model: the policy's shape.
       objective: the terms of the loss.
       optimizer: an optax transformation.
+      lora: the adapters that are trained while all weights stay as they are; None trains the weights themselves.
       critic_optimizer: of the critic, where the objective has one; None takes `optimizer`'s.
       temperature: of the sampler; log-probs are scored at it.
       logprob_chunk: completion positions whose logits are alive at once.
@@ -33,6 +34,7 @@ class Learner:
     model: DecoderConfig
     objective: Objective
     optimizer: optax.GradientTransformation
+    lora: Lora | None = None
     critic_optimizer: optax.GradientTransformation | None = None
     temperature: float = 1.0
     logprob_chunk: int = 16

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from grpo_jax.models.decoder import Params
 from grpo_jax.rewards import Rewards, Scores
 from grpo_jax.train.checkpoint import Checkpoints
 from grpo_jax.train.curves import draw_curves
@@ -28,7 +29,7 @@ from grpo_jax.train.programs import (
 from grpo_jax.train.record import Record, completion_statistics
 from grpo_jax.train.resume import Start, find_start, restore
 from grpo_jax.train.run import Run
-from grpo_jax.train.state import TrainState
+from grpo_jax.train.state import TrainState, policy_params
 from grpo_jax.train.step import minibatch_order
 from grpo_jax.train.warmup import warm_up
 
@@ -75,7 +76,7 @@ def _begin(run: Run, rewards: Rewards, saved: Checkpoints, record: Record, start
         return restore(run, saved, start), start
     if run.warm_up is not None and run.warm_up.steps:
         state = warm_up(run, first_state(run, run.warm_up.learner), record)
-        state = make_state(run.learner, state.params)
+        state = make_state(run.learner, state.params, run.seed)
     else:
         state = first_state(run, run.learner)
     start = dataclasses.replace(start, before=_evaluate(run, rewards, record, state, 0))
@@ -121,7 +122,7 @@ def _step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state after one step, and its row of metrics."""
     clock = [time.monotonic()]
-    gathered = gather(run, rewards, make_published(run.learner.model, state.params), step=step, cursor=cursor)
+    gathered = gather(run, rewards, _published(run, state), step=step, cursor=cursor)
     drawn, scores = gathered.drawn, gathered.scores
     clock += [time.monotonic() - gathered.reward_seconds, time.monotonic()]
     batch = jax.block_until_ready(make_experience(run.learner, state, drawn.prompt, drawn.rollout, gathered.rewarded))
@@ -140,6 +141,10 @@ def _step(
     for name, text in scores.errors.items():
         record.say(f"reward {name} failed on {scores.failures[name]} completions, which are left out: {text}")
     return state, row
+
+
+def _published(run: Run, state: TrainState) -> Params:
+    return make_published(run.learner.model, policy_params(run.learner, state))
 
 
 def _host_metrics(run: Run, drawn: Drawn, scores: Scores) -> dict[str, float]:
@@ -179,7 +184,7 @@ def _samples(drawn: Drawn, scores: Scores) -> list[dict[str, Any]]:
 def _evaluate(run: Run, rewards: Rewards, record: Record, state: TrainState, step: int) -> dict[str, float]:
     if run.test_data is None:
         return {}
-    scores = evaluate(run, rewards, make_published(run.learner.model, state.params))
+    scores = evaluate(run, rewards, _published(run, state))
     record.evaluation(step, scores)
     return scores
 

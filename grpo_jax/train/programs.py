@@ -27,14 +27,19 @@ from grpo_jax.train.step import train_step
 from grpo_jax.types import PromptBatch, Rollout
 
 
-def _state(learner: Learner, params: Params) -> TrainState:
-    """Returns the state at step 0 on the mesh."""
-    return constrain_state(learner, init_state(learner, params))
+ADAPTERS = np.uint32(2**32 - 2)
+"""What the key of the adapters derives from: no step of a run is so late, and evaluation has the number after it."""
+
+
+def _state(learner: Learner, params: Params, seed: jax.Array | int = 0) -> TrainState:
+    """Returns the state at step 0 on the mesh; adapters are drawn from the seed."""
+    key = jax.random.fold_in(jax.random.key(seed), ADAPTERS)
+    return constrain_state(learner, init_state(learner, params, key))
 
 
 def _first_state(learner: Learner, seed: jax.Array) -> TrainState:
     """Returns the state at step 0 of freshly drawn parameters."""
-    return _state(learner, init(learner.model, jax.random.key(seed)))
+    return _state(learner, init(learner.model, jax.random.key(seed)), seed)
 
 
 make_state = jit(_state, static_argnums=0, donate_argnums=1)
@@ -52,7 +57,7 @@ def first_state(run: Run, learner: Learner) -> TrainState:
     if run.source is None:
         return make_first_state(learner, run.seed)
     params = load(run.source.directory, learner.model, run.source.family.names(learner.model), run.mesh)
-    return make_state(learner, params)
+    return make_state(learner, params, run.seed)
 
 
 @dataclasses.dataclass(frozen=True)

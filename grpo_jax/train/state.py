@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from grpo_jax.core.control import mixed_reference
 from grpo_jax.mesh import specs
-from grpo_jax.models import init, logical_axes
+from grpo_jax.models import attach, init, init_lora, logical_axes, lora_axes
 from grpo_jax.models.decoder import Params
 from grpo_jax.train.critic import Critic, init_critic, optimizer
 from grpo_jax.train.learner import Learner
@@ -25,28 +25,60 @@ class TrainState:
     """What an update reads and writes."""
 
     params: Params
+    """What is trained: the weights, or adapters."""
     opt_state: optax.OptState
     step: Int[Array, ""]
     """Steps done: rollouts, each with all its updates."""
     reference: Params | None
-    """The policy that the KL term is measured against; None without a KL term."""
+    """The policy that the KL term is measured against; None without a KL term, and where it is `base`."""
+    base: Params | None = None
+    """The weights that adapters change, which never change themselves; None without adapters."""
     critic: Critic | None = None
     """What expects rewards; None where the objective has no critic."""
     controls: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)
     """The coefficients that adapt, by the objective's field."""
 
 
-def init_state(learner: Learner, params: Params) -> TrainState:
-    """Returns the state at step 0. Reference and critic, if the objective has them, start as copies of `params`."""
-    objective = learner.objective
+def init_state(learner: Learner, params: Params, key: jax.Array | None = None) -> TrainState:
+    """Returns the state at step 0. Reference and critic, if the objective has them, start as copies of `params`.
+
+    With adapters `params` become the base, which is the reference too. A critic is a whole decoder even then.
+
+    Args:
+      params: the policy's weights.
+      key: draws the adapters.
+
+    Raises:
+      ValueError: adapters without a key.
+    """
+    objective, lora = learner.objective, learner.lora
+    if lora is not None and key is None:
+        raise ValueError("key: None; adapters are drawn from it, so a learner with lora needs one")
+    trained = params if lora is None else init_lora(learner.model, lora, key)
     return TrainState(
-        params=params,
-        opt_state=learner.optimizer.init(params),
+        params=trained,
+        opt_state=learner.optimizer.init(trained),
         step=jnp.zeros((), jnp.int32),
-        reference=jax.tree.map(jnp.copy, params) if objective.needs_reference else None,
+        reference=jax.tree.map(jnp.copy, params) if objective.needs_reference and lora is None else None,
+        base=None if lora is None else params,
         critic=init_critic(learner, params) if objective.needs_critic else None,
         controls={name: jnp.float32(control.initial) for name, control in objective.controls.items()},
     )
+
+
+def whole(learner: Learner, trained: Params, base: Params | None) -> Params:
+    """Returns the policy's parameters, of what is trained and what is not."""
+    return trained if base is None else attach(base, trained, learner.lora)
+
+
+def policy_params(learner: Learner, state: TrainState) -> Params:
+    """Returns the policy's parameters, for every function of a model."""
+    return whole(learner, state.params, state.base)
+
+
+def reference_params(state: TrainState) -> Params | None:
+    """Returns the reference's parameters: with adapters, the base without them."""
+    return state.reference if state.base is None else state.base
 
 
 def renew_reference(state: TrainState, mix: float) -> TrainState:
@@ -56,17 +88,19 @@ def renew_reference(state: TrainState, mix: float) -> TrainState:
 
 def state_specs(learner: Learner) -> TrainState:
     """Returns the partition of every leaf of the state: optimizer moments lie where their parameters lie."""
-    params = specs(logical_axes(learner.model))
+    lora, weights = learner.lora, specs(logical_axes(learner.model))
+    trained = weights if lora is None else specs(lora_axes(learner.model, lora))
     abstract = _abstract(learner)
     critic = None
     if abstract.critic is not None:
-        parts = {"decoder": params, "output": PartitionSpec()}
+        parts = {"decoder": weights, "output": PartitionSpec()}
         critic = Critic(params=parts, opt_state=_opt_specs(optimizer(learner), abstract.critic.opt_state, parts))
     return TrainState(
-        params=params,
-        opt_state=_opt_specs(learner.optimizer, abstract.opt_state, params),
+        params=trained,
+        opt_state=_opt_specs(learner.optimizer, abstract.opt_state, trained),
         step=PartitionSpec(),
-        reference=None if abstract.reference is None else params,
+        reference=None if abstract.reference is None else weights,
+        base=None if abstract.base is None else weights,
         critic=critic,
         controls={name: PartitionSpec() for name in abstract.controls},
     )
@@ -89,7 +123,8 @@ def constrain_state(learner: Learner, state: TrainState) -> TrainState:
 
 
 def _abstract(learner: Learner) -> TrainState:
-    return jax.eval_shape(lambda: init_state(learner, init(learner.model, jax.random.key(0))))
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: init_state(learner, init(learner.model, key), key))
 
 
 def _opt_specs(optimizer: optax.GradientTransformation, opt_state: optax.OptState, params: Any) -> Any:

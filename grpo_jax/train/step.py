@@ -21,7 +21,7 @@ from grpo_jax.train.control import Coefs, in_force, steered
 from grpo_jax.train.critic import Critic, critic_loss, optimizer
 from grpo_jax.train.learner import Learner
 from grpo_jax.train.microbatch import split
-from grpo_jax.train.state import TrainState, constrain_state
+from grpo_jax.train.state import TrainState, constrain_state, reference_params, whole
 from grpo_jax.types import TokenBatch, WeightedSum
 
 Metrics = dict[str, Any]
@@ -111,12 +111,22 @@ def loss(
 
 
 def gradient(
-    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch, coefs: Coefs | None = None
+    learner: Learner,
+    params: Params,
+    reference: Params | None,
+    batch: TokenBatch,
+    coefs: Coefs | None = None,
+    *,
+    base: Params | None = None,
 ) -> tuple[Params, dict[str, WeightedSum]]:
-    """Returns the gradient of the mean loss over a minibatch, and its metrics, one micro-batch at a time."""
-    return _mean_gradient(
-        learner, lambda params, part: loss(learner, params, reference, part, coefs), params, batch, "loss"
-    )
+    """Returns the gradient of the mean loss over a minibatch, and its metrics, one micro-batch at a time.
+
+    Args:
+      params: what is trained, which the gradient is taken with respect to.
+      base: the weights that `params` adapt, where they are adapters.
+    """
+    of_part = lambda params, part: loss(learner, whole(learner, params, base), reference, part, coefs)  # noqa: E731
+    return _mean_gradient(learner, of_part, params, batch, "loss")
 
 
 def _mean_gradient(
@@ -149,7 +159,7 @@ def _mean_gradient(
 def _update(
     learner: Learner, state: TrainState, batch: TokenBatch, coefs: Coefs
 ) -> tuple[TrainState, dict[str, WeightedSum]]:
-    gradients, metrics = gradient(learner, state.params, state.reference, batch, coefs)
+    gradients, metrics = gradient(learner, state.params, reference_params(state), batch, coefs, base=state.base)
     updates, opt_state = learner.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = WeightedSum(optax.tree.norm(gradients), jnp.ones(()))
