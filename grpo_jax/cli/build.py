@@ -8,7 +8,7 @@ from grpo_jax.config.build import build_run
 from grpo_jax.models.decoder import Params
 from grpo_jax.train import CheckpointError, Checkpoints, Run
 from grpo_jax.train.resume import find_start, restore
-from grpo_jax.train.state import policy_params
+from grpo_jax.train.state import TrainState, policy_params
 
 
 def checked_run(config: Config) -> Run:
@@ -29,9 +29,19 @@ def trained_params(run: Run) -> tuple[Params, int]:
     Raises:
       UserError: there is none, or it is of another configuration.
     """
+    state, step = trained_state(run)
+    return policy_params(run.learner, state), step
+
+
+def trained_state(run: Run) -> tuple[TrainState, int]:
+    """Returns the state of the newest checkpoint of the run's directory, and its step.
+
+    Raises:
+      UserError: there is none, or it is of another configuration.
+    """
     try:
         with Checkpoints(run.out / "checkpoints", keep=run.keep) as saved:
             start = find_start(run, saved)
-            return policy_params(run.learner, restore(run, saved, start)), start.step
+            return restore(run, saved, start), start.step
     except CheckpointError as error:
         raise UserError(str(error)) from error

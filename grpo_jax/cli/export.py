@@ -8,12 +8,16 @@ from pathlib import Path
 
 import jax
 
-from grpo_jax.cli.build import checked_run, trained_params
+from grpo_jax.cli.build import checked_run, trained_state
 from grpo_jax.cli.main import UserError
 from grpo_jax.config import Config, dump
-from grpo_jax.models.weights import Card, export
+from grpo_jax.models import fold
+from grpo_jax.models.weights import Card, export, fitting_family
+from grpo_jax.models.weights.adapter import save_adapter
 from grpo_jax.models.weights.write import check_new
+from grpo_jax.train import Run
 from grpo_jax.train.record import read_metrics
+from grpo_jax.train.state import TrainState, policy_params
 
 TRAINING = ("reward", "success", "kl", "entropy", "length")
 """Figures of the last step that a card shows beside those of evaluation."""
@@ -24,24 +28,30 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     if "=" in arguments.directory:
         raise UserError(f"DIR: {arguments.directory!r} is an override; the order is CONFIG DIR dotted.key=value")
     built = dataclasses.replace(checked_run(config), resume="must")
+    if arguments.adapter and built.learner.lora is None:
+        raise UserError("--adapter: this run has no adapters; leave it out, or set lora.rank")
     try:
         check_new(arguments.directory)
         with jax.set_mesh(built.mesh):
-            params, step = trained_params(built)
-            card = Card(base=config.model.path, step=step, settings=dump(config), figures=figures(built.out, step))
-            export(
-                params,
-                built.learner.model,
-                built.tokenizer,
-                arguments.directory,
-                card=card,
-                source=built.source,
-                dtype=arguments.dtype,
-            )
+            state, step = trained_state(built)
+            _write(built, state, step, config, arguments)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     print(f"{built.out}, step {step}: {arguments.directory}")
     return 0
+
+
+def _write(run: Run, state: TrainState, step: int, config: Config, arguments: argparse.Namespace) -> None:
+    """Writes the model, adapters merged, or the adapters alone."""
+    learner, dtype = run.learner, arguments.dtype
+    if arguments.adapter:
+        family = run.source.family if run.source else fitting_family(learner.model)
+        base = config.model.path
+        save_adapter(state.params, learner.model, learner.lora, family, arguments.directory, base=base, dtype=dtype)
+        return
+    card = Card(base=config.model.path, step=step, settings=dump(config), figures=figures(run.out, step))
+    params = fold(policy_params(learner, state))
+    export(params, learner.model, run.tokenizer, arguments.directory, card=card, source=run.source, dtype=dtype)
 
 
 def figures(out: Path, step: int) -> dict[str, dict[str, float]]:

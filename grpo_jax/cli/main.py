@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="of the weights"
             )
+            command.add_argument("--adapter", action="store_true", help="only LoRA's adapters, in the format of PEFT")
         command.add_argument(
             "overrides",
             nargs="*",

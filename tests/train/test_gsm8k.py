@@ -154,3 +154,29 @@ def test_contradictions_are_named(home, tmp_path, more, message):
 def test_a_model_that_does_not_exist_is_named(home, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no model directory"):
         run_of(home, tmp_path / "run", f"model.path={tmp_path / 'nowhere'}")
+
+
+def test_adapters_train_on_a_model_and_come_out_merged_or_alone(home, tmp_path):
+    """The base stays as it was read; merged it is another model, and alone the adapters name their base."""
+    out, lora = tmp_path / "run", ("lora.rank=2", "train.steps=1")
+    source = read_source(home / "model")
+    given = load_weights(source.directory, source.config, source.names)
+    result = train(run_of(home, out, *lora))
+    chex.assert_trees_all_equal(result.state.base, given)
+    arguments = changes(home, out, *lora)
+    assert main(["export", "configs/gsm8k.yaml", str(tmp_path / "whole"), "--dtype", "float32", *arguments]) == 0
+    again = read_source(tmp_path / "whole")
+    merged = load_weights(again.directory, again.config, again.names)
+    moved = jnp.abs(merged["layers"]["attention"]["q"] - given["layers"]["attention"]["q"]).max()
+    assert 0 < moved < 0.1
+    chex.assert_trees_all_equal(merged["embed"], given["embed"])
+    assert main(["export", "configs/gsm8k.yaml", str(tmp_path / "alone"), "--adapter", *arguments]) == 0
+    described = json.loads((tmp_path / "alone" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(home / "model")
+    assert described["r"] == 2
+
+
+def test_a_run_without_adapters_has_none_to_export(home, tmp_path, capsys):
+    arguments = ["export", "configs/gsm8k.yaml", str(tmp_path / "alone"), "--adapter", *changes(home, tmp_path / "run")]
+    assert main(arguments) == 1
+    assert "--adapter: this run has no adapters; leave it out, or set lora.rank" in capsys.readouterr().err
