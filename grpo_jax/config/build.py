@@ -224,6 +224,7 @@ def _optimizer(config: Config, schedule: Any) -> Any:
         b2=optimizer.b2,
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
+        moment_dtype=optimizer.moment_dtype,
         max_grad_norm=optimizer.max_grad_norm,
     )
 

@@ -57,8 +57,8 @@ class ModelSection:
     """Added to the mean square inside RMS norms."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters that are trained stay float32."""
-    remat: Literal["none", "layer"] = "none"
-    """`layer` recomputes each layer in the backward pass: less memory, more time."""
+    remat: Literal["none", "dots", "layer"] = "none"
+    """The backward pass computes again: nothing, all but matrix products, or whole layers. Less memory, more time."""
     unroll: Count = 1
     """Layers per iteration of the training scan: more compile longer and, on a CPU, run faster."""
     logprob_chunk: Count = 16
@@ -193,6 +193,8 @@ class Optimizer:
     """Decay of the mean of squared gradients."""
     eps: Positive = 1e-8
     """Added to the root of the mean square."""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the stored mean of gradients; the mean of squares stays float32."""
     max_grad_norm: Positive | None = 1.0
     """Global norm above which a gradient is scaled down; null never scales."""
 

@@ -44,7 +44,8 @@ class DecoderConfig:
       experts_per_token: experts that each token goes through.
       normalised_routing: the weights of a token's experts are divided by their sum.
       dtype: dtype of activations and of the weights at use; parameters themselves stay float32.
-      remat: 'layer' recomputes each block in the backward pass, 'none' keeps its intermediates.
+      remat: what the backward pass computes again: 'none' keeps every intermediate of a layer, 'dots' only the results
+        of its matrix products, 'layer' nothing but its input.
       unroll: layers per iteration of the training scan. More compile to larger programs, which on a CPU run faster.
     """
 
@@ -84,8 +85,8 @@ class DecoderConfig:
             raise ValueError(f"heads: {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.head_width % 2:
             raise ValueError(f"head_width: {self.head_width} is odd; rotary positions turn pairs of features")
-        if self.remat not in ("none", "layer"):
-            raise ValueError(f"remat: {self.remat!r}; expected 'none' or 'layer'")
+        if self.remat not in ("none", "dots", "layer"):
+            raise ValueError(f"remat: {self.remat!r}; expected 'none', 'dots' or 'layer'")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation: {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}")
         if self.local and len(self.local) != self.layers:

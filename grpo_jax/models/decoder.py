@@ -140,6 +140,9 @@ def hidden_states(
     every = params["layers"], params.get("adapters"), jnp.array(config.local) if mixed else None
     if config.remat == "layer":
         layer = jax.checkpoint(layer, prevent_cse=False)
+    elif config.remat == "dots":
+        kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)
     elif every[1] is not None:
         layer = jax.checkpoint(layer, prevent_cse=False, policy=keep_no_weights(*every[:2]))
     prompt_x = constrain(_embed(config, params, prompt.tokens)[:, None], "prompt")

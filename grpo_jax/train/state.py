@@ -59,11 +59,21 @@ def init_state(learner: Learner, params: Params, key: jax.Array | None = None) -
         params=trained,
         opt_state=learner.optimizer.init(trained),
         step=jnp.zeros((), jnp.int32),
-        reference=jax.tree.map(jnp.copy, params) if objective.needs_reference and lora is None else None,
+        reference=_reference(learner, params) if objective.needs_reference and lora is None else None,
         base=None if lora is None else params,
         critic=init_critic(learner, params) if objective.needs_critic else None,
         controls={name: jnp.float32(control.initial) for name, control in objective.controls.items()},
     )
+
+
+def _reference(learner: Learner, params: Params) -> Params:
+    """Returns a copy of the weights, with the layers' matrices in the compute dtype, in which they are used anyway."""
+
+    def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+        matrix = path[0].key == "layers" and path[-1].key != "scale"
+        return jnp.array(value, learner.model.dtype if matrix else value.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def whole(learner: Learner, trained: Params, base: Params | None) -> Params:

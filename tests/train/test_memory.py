@@ -1,0 +1,78 @@
+"""What a run keeps in fewer bits, and that it computes the same: the reference, the moments, what is rematerialised."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from grpo_jax.core import grpo
+from grpo_jax.models import init
+from grpo_jax.testing.tiny import tiny_config, tiny_prompts
+from grpo_jax.train.experience import score
+from grpo_jax.train.learner import Learner
+from grpo_jax.train.optimizer import make_optimizer
+from grpo_jax.train.state import init_state, renew_reference
+from tests.rollout.small import quick_jit, random_params
+
+TOKENS = np.random.default_rng(0).integers(0, 23, (4, 3, 7))
+
+
+def learner(**changes):
+    return Learner(model=tiny_config(**changes), objective=grpo(), optimizer=optax.sgd(0.1))
+
+
+def test_the_reference_holds_its_matrices_in_the_compute_dtype():
+    one = learner(dtype="bfloat16")
+    state = jax.eval_shape(lambda: init_state(one, init(one.model, jax.random.key(0))))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    kinds = {
+        jax.tree_util.keystr(path): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(state.reference)
+    }
+    for path, dtype in kinds.items():
+        expected = "bfloat16" if "layers" in path and "scale" not in path else "float32"
+        assert dtype == expected, path
+    renewed = jax.eval_shape(lambda state: renew_reference(state, 0.5), state)
+    chex.assert_trees_all_equal_dtypes(renewed.reference, state.reference)
+
+
+def test_a_policy_and_its_reference_score_alike_at_the_start():
+    """Rounding the matrices once for all changes nothing: the policy rounds them each time it uses them."""
+    one = learner(dtype="bfloat16")
+    params = random_params(one.model)
+    state = init_state(one, params)
+    scores = quick_jit(score, static_argnums=0)
+    ours, theirs = (scores(one, p, tiny_prompts(), TOKENS).logp for p in (state.params, state.reference))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_first_moment_may_be_bfloat16_and_the_second_stays():
+    """One step of Adam divides a gradient by its own size: the update is the learning rate, in either type."""
+    params = {"w": jnp.array([1.0, -2.0])}
+    gradient = {"w": jnp.array([0.3, -0.7])}
+    updates = {}
+    for dtype in ("float32", "bfloat16"):
+        optimizer = make_optimizer(1e-2, moment_dtype=dtype, max_grad_norm=None)
+        state = optimizer.init(params)
+        (adam,) = (part for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
+        assert adam.mu["w"].dtype == dtype
+        assert adam.nu["w"].dtype == jnp.float32
+        updates[dtype] = optimizer.update(gradient, state, params)[0]["w"]
+    np.testing.assert_allclose(updates["float32"], [-0.01, 0.01], rtol=1e-5)
+    np.testing.assert_allclose(updates["bfloat16"], [-0.01, 0.01], rtol=1e-2)
+
+
+@pytest.mark.parametrize("remat", ["dots", "layer"])
+def test_rematerialisation_changes_no_gradient(remat):
+    plain = learner()
+    params = random_params(plain.model)
+
+    def loss(params, one):
+        return score(one, params, tiny_prompts(), TOKENS).logp.sum()
+
+    gradient = quick_jit(jax.grad(loss), static_argnums=1)
+    saved = dataclasses.replace(plain, model=dataclasses.replace(plain.model, remat=remat))
+    chex.assert_trees_all_close(gradient(params, saved), gradient(params, plain), rtol=1e-4, atol=1e-5)
