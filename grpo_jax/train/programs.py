@@ -25,7 +25,6 @@ from grpo_jax.train.state import TrainState, constrain_state, init_state, renew_
 from grpo_jax.train.step import train_step
 from grpo_jax.types import PromptBatch, Rollout
 
-
 ADAPTERS = np.uint32(2**32 - 2)
 """What the key of the adapters derives from: no step of a run is so late, and evaluation has the number after it."""
 

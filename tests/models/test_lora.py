@@ -129,7 +129,7 @@ def test_new_adapters_change_no_bit_of_the_forward_pass_or_of_the_published_weig
 
 
 def tables(config, target, weight, factors):
-    """A target's matrix, A and B as tables `[in, out]`, `[in, rank]`, `[rank, out]`, one for each layer (and expert)."""
+    """A target's matrix, A and B as tables `[in, out]`, `[in, rank]`, `[rank, out]`, one per layer (and expert)."""
     count = L * E if config.experts and target in ("gate", "up", "down") else L
     inputs = {"out": K * R * C, "down": M}.get(target, D)
     shapes = (count, inputs, -1), (count, inputs, RANK), (count, RANK, -1)
