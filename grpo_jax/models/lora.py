@@ -70,7 +70,7 @@ def init_lora(config: DecoderConfig, lora: Lora, key: jax.Array) -> Adapters:
 
 
 def lora_axes(config: DecoderConfig, lora: Lora) -> Adapters:
-    """Returns the tree of logical axis names, those of the matrix, with None for the rank: one tuple per factor."""
+    """Returns the logical axis names of every factor of `init_lora`: those of its matrix, and None for the rank."""
     layers, result = logical_axes(config)["layers"], {}
     for target in TARGETS:
         if target in lora.targets:

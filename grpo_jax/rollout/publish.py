@@ -15,7 +15,7 @@ def publish(config: DecoderConfig, params: Params) -> Params:
 
     `layers` becomes a tuple of dicts; query, key and value become one matrix `[D, K, R + 2, C]`, gate and up one
     `[D, 2, M]` (of every expert `[E, D, 2, M]`; a router stays as it is). Adapters are added to their weights before
-    they are rounded. Runs once per rollout, under `jit`.
+    these are rounded. Runs once per rollout, under `jit`.
     """
     cast = jax.tree.map(lambda x: x.astype(config.dtype), fold(params))
     stacked = cast["layers"]

@@ -49,7 +49,7 @@ def save_adapter(
     """
     if dtype not in FLOATS.values():
         raise ValueError(f"dtype: {dtype!r}; expected one of {', '.join(FLOATS.values())}")
-    experts = [target for target in adapters if config.experts and target in ("gate", "up", "down")]
+    experts = [target for target in ("gate", "up", "down") if config.experts and target in adapters]
     if experts:
         raise ValueError(
             f"lora.targets: {', '.join(experts)} of experts, which transformers keeps in one array that is no module "
