@@ -285,3 +285,20 @@ def test_objectives_that_are_equal_do_not_compile_again(params, batch):
         objective = dataclasses.replace(ppo_clip(), surrogate=PpoClip(low=clip, high=clip))
         step(Learner(model=tiny_config(), objective=objective, optimizer=optimizer), params, batch)
     assert len(calls) == 2
+
+
+def test_scores_and_losses_know_the_models_bound_on_its_logits(batch):
+    """With a final cap c the policy is softmax(c tanh(z / c)), in scoring as in the loss."""
+    model = tiny_config(final_cap=1.5)
+    one = dataclasses.replace(learner(ppo_clip()), model=model)
+    params = jax.tree.map(lambda x: 3 * x, init(model, jax.random.key(0)))
+    batch = on_policy(batch)
+    logits = hidden_states(model, params, batch.prompt, batch.tokens) @ head(params)
+    capped = jax.nn.log_softmax(1.5 * jnp.tanh(logits / 1.5))
+    expected = jnp.take_along_axis(capped, batch.tokens[..., None], -1)[..., 0]
+    uncapped = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.tokens[..., None], -1)[..., 0]
+    assert np.abs(expected - uncapped).max() > 0.05
+    got = score(one, params, batch.prompt, batch.tokens).logp
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    _, metrics = GRADIENT(one, params, None, batch)
+    np.testing.assert_allclose(metrics["entropy"].total, -jnp.sum(expected, where=batch.mask), rtol=1e-5)
