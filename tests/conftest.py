@@ -21,6 +21,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
+def pytest_make_parametrize_id(val):
+    """A function is called by its name: its address would differ between the processes that share the tests."""
+    return getattr(val, "__name__", None) if " at 0x" in repr(val) else None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_freed():
     """Every compiled program holds memory maps, of which the kernel grants a process 65,530: then it crashes."""

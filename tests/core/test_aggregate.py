@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from grpo_jax.core.aggregate import ConstantLength, EveryRow, sequence_mean, sequence_sum, token_mean
+from grpo_jax.core.naming import show
 from grpo_jax.testing import oracle
 from grpo_jax.types import WeightedSum
 
@@ -22,7 +23,7 @@ ORACLES = {
         "constant_length", x, mask, length=7
     ),
 }
-aggregators = pytest.mark.parametrize("aggregate", list(ORACLES), ids=str)
+aggregators = pytest.mark.parametrize("aggregate", list(ORACLES), ids=show)
 
 
 def padded(rng, filler):
@@ -85,7 +86,7 @@ def test_long_completions_weigh_more_only_among_tokens():
 @pytest.mark.parametrize(
     ("aggregate", "without", "within"),
     [(sequence_mean, 2.0, 1.0), (sequence_sum, 4.0, 2.0), (ConstantLength(length=8), 0.5, 0.25)],
-    ids=str,
+    ids=show,
 )
 def test_an_empty_row_counts_only_inside_every_row(aggregate, without, within):
     x, mask = jnp.array([[1.0, 3.0], [jnp.nan, jnp.nan]]), jnp.array([[True, True], [False, False]])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from grpo_jax.core.naming import show
 from grpo_jax.core.preference import (
     Dpo,
     Ipo,
@@ -47,7 +48,7 @@ def slow(loss, logp, ref_logp, mask):
     return [h if h is None else oracle.ipo(h, beta=loss.beta) for h in margins]
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=show)
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 def test_values_equal_the_oracle(rng, loss, scale):
     tokens = batch(rng, scale=scale)
@@ -101,7 +102,7 @@ def test_gradient_of_ipo_below_at_and_above_its_target(loss, shares, h):
     np.testing.assert_allclose(actual[0], slope * (shares[0] * expected[0] + shares[1] * expected[1]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=show)
 def test_gradients_are_numerical_in_float64(float64, rng, loss):
     tokens = batch(rng)
     logp = tokens.pop("logp")
@@ -142,7 +143,7 @@ def test_dpo_loss_of_a_label_and_of_its_opposite_differ_by_the_logit():
     np.testing.assert_allclose(Dpo(beta=0.5)(-h) - Dpo(beta=0.5)(h), 0.5 * h, atol=2e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=show)
 def test_permuting_the_pairs_permutes_the_losses(rng, loss):
     tokens = batch(rng)
     order = rng.permutation(5)
@@ -150,7 +151,7 @@ def test_permuting_the_pairs_permutes_the_losses(rng, loss):
     np.testing.assert_allclose(moved, np.asarray(pair_losses(loss, **tokens))[order], rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=show)
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
 def test_padding_and_incomplete_pairs_change_nothing(rng, loss, junk):
     tokens = batch(rng)
@@ -169,7 +170,7 @@ def test_padding_and_incomplete_pairs_change_nothing(rng, loss, junk):
     np.testing.assert_array_equal(scored_pairs(mask), [True] * 5 + [False] * 2)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=show)
 def test_a_batch_without_a_pair_has_loss_0_and_gradient_0(loss):
     nothing = jnp.full((2, 2, 3), jnp.nan)
     tokens = {"ref_logp": nothing, "mask": jnp.zeros((2, 2, 3), bool)}

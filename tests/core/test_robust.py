@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from grpo_jax.core.naming import show
 from grpo_jax.core.preference import Dpo, Ipo, pair_losses, pair_mean
 from grpo_jax.core.robust import (
     GroupRobust,
@@ -135,7 +136,7 @@ def test_the_robust_loss_with_the_counts_of_the_data_is_right_on_average(rng):
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [Dpo(beta=0.5), Ipo(beta=0.5)], ids=repr)
+@pytest.mark.parametrize("loss", [Dpo(beta=0.5), Ipo(beta=0.5)], ids=show)
 def test_gradient_of_the_robust_loss(loss):
     """d/dh_i sum_g alpha_g mean_g l = alpha_g(i) / n_g(i) l'(h_i); DPO: l' = -beta sigmoid(-beta h), IPO: 2 (h - 1)."""
     h = jnp.array([1.0, -2.0, 0.5])

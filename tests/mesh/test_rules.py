@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
+from grpo_jax.core.naming import show
 from grpo_jax.mesh import AXES, RULES, constrain, fetch, make_mesh, sharding, spec, specs
 from grpo_jax.models import logical_axes
 from grpo_jax.testing.tiny import tiny_config
@@ -54,7 +55,7 @@ def test_every_rule_names_axes_of_the_mesh():
     assert used == set(AXES)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tied": False, "qkv_bias": True, "qk_norm": True}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"tied": False, "qkv_bias": True, "qk_norm": True}], ids=show)
 def test_every_parameter_of_a_model_has_a_partition(changes):
     partitions = specs(logical_axes(tiny_config(**changes)))
     attention = partitions["layers"]["attention"]

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from grpo_jax.core import exact, grpo, sft
+from grpo_jax.core.naming import show
 from grpo_jax.mesh import AXES, fetch, make_mesh, sharding
 from grpo_jax.rollout import Sampler
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
@@ -115,7 +116,7 @@ def test_the_step_on_one_device_draws_learns_and_uses_every_term(alone):
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=show)
 def test_a_whole_step_is_the_same_on_every_mesh(alone, shape):
     mesh = make_mesh(**dict(zip(AXES, shape, strict=True)))
     got = whole_step(LEARNER, mesh)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from grpo_jax.core import token_logprobs
+from grpo_jax.core.naming import show
 from grpo_jax.models import DecoderConfig, decode, empty_cache, head, hidden_states, init, logical_axes, prefill
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.decoder import last_token
@@ -180,7 +181,7 @@ def test_the_gradient_of_every_parameter_is_that_of_the_plain_forward(family):
 
 
 @pytest.mark.parametrize("family", ["qwen3", "window and globe"])
-@pytest.mark.parametrize("change", [{"remat": "layer"}, {"unroll": 2}], ids=str)
+@pytest.mark.parametrize("change", [{"remat": "layer"}, {"unroll": 2}], ids=show)
 def test_how_the_layers_are_run_changes_neither_value_nor_gradient(family, change):
     config = FAMILIES[family]
     weight = jax.random.normal(jax.random.key(3), TOKENS.shape)

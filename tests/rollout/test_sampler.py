@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from grpo_jax.core.naming import show
 from grpo_jax.rollout import Sampler
 from grpo_jax.rollout.sampler import inverse_cdf
 from tests.rollout.small import quick_jit
@@ -170,7 +171,7 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("filters", FILTERS, ids=str)
+@pytest.mark.parametrize("filters", FILTERS, ids=show)
 def test_a_filter_keeps_what_its_definition_keeps_and_renormalises(filters):
     sampler = Sampler(**filters)
     assert sampler.filters

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from grpo_jax.core import PpoClip, deepseek_r1, exact, grpo, ppo_clip, sft
+from grpo_jax.core.naming import show
 from grpo_jax.models import head, hidden_states, init
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from grpo_jax.train.experience import Rewarded, experience, score
@@ -87,7 +88,7 @@ def test_supervised_gradient_is_the_mean_negative_log_likelihood(params, batch):
     chex.assert_trees_all_close(got, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", [grpo(), deepseek_r1(), dataclasses.replace(grpo(), entropy_coef=0.1)], ids=str)
+@pytest.mark.parametrize("objective", [grpo(), deepseek_r1(), dataclasses.replace(grpo(), entropy_coef=0.1)], ids=show)
 @pytest.mark.parametrize("micro", [1, 2])
 def test_micro_batches_change_neither_loss_nor_gradient(params, batch, objective, micro):
     whole, metrics = GRADIENT(learner(objective), params, None, batch)
@@ -237,7 +238,7 @@ def test_the_reference_becomes_the_current_policy(params):
     chex.assert_trees_all_equal(renew_reference(state).reference, state.params)
 
 
-@pytest.mark.parametrize("objective", [ppo_clip(), dataclasses.replace(grpo(), kl=exact, entropy_coef=0.1)], ids=str)
+@pytest.mark.parametrize("objective", [ppo_clip(), dataclasses.replace(grpo(), kl=exact, entropy_coef=0.1)], ids=show)
 def test_no_logits_of_the_whole_batch_exist_in_the_compiled_step(objective):
     """The compiled program's memory stays below one float32 [P, G, T, V], and no buffer has its shape."""
     model = tiny_config(vocab=4096, hidden=8, head_width=4, mlp=8, heads=2, layers=1)

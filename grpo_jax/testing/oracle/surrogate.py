@@ -68,14 +68,14 @@ def geometric_mean(ratios, advantage, *, low, high):
 
     Each ratio is the r' that makes r' A the smaller of r A and clip(r, e^-low, e^high) A (arXiv:2507.20673).
 
-    >>> geometric_mean([2.0, 8.0], 1.0, low=1.0, high=math.log(4.5))
+    >>> geometric_mean([2.0, 4.5], 1.0, low=2.0, high=2.0)
     -3.0
     """
     product = 1.0
     for ratio in ratios:
         clipped = min(max(ratio, math.exp(-low)), math.exp(high))
-        product *= min((ratio * advantage, ratio), (clipped * advantage, clipped))[1]
-    return -round(product ** (1 / len(ratios)), 14) * advantage
+        product *= ratio if ratio * advantage <= clipped * advantage else clipped
+    return -(product ** (1 / len(ratios))) * advantage
 
 
 def covariances(logps, advantages):

@@ -160,7 +160,12 @@ def test_distances_are_0_only_at_equality(logp, ref):
 
 class JitEqualsEager(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    @parameterized.parameters(absolute, Straight(), Clamped(), RatioWeighted(kl=Clamped()))
+    @parameterized.named_parameters(
+        ("absolute", absolute),
+        ("straight", Straight()),
+        ("clamped", Clamped()),
+        ("weighted", RatioWeighted(kl=Clamped())),
+    )
     def test_all(self, kl):
         logp, ref = jnp.linspace(-4.0, 0.0, 9), jnp.full(9, -1.5)
         named = {"log_ratio": logp + 2.0} if asks(kl) else {}

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from grpo_jax.core.surrogate import EntropySelected, GeometricMean, PpoClip, Sapo, reinforce
+from grpo_jax.core.naming import show
+from grpo_jax.core.surrogate import CispoCap, EntropySelected, GeometricMean, PpoClip, Sapo, reinforce
 from grpo_jax.core.surrogate.choice import largest, portion
 from grpo_jax.testing import oracle
 
@@ -43,7 +44,7 @@ def test_nothing_scored_chooses_nothing():
     assert not EntropySelected().select(mask=np.zeros_like(MASK), entropy=entropies(np.nan)).any()
 
 
-@pytest.mark.parametrize("surrogate", [PpoClip(high=0.28), Sapo(), reinforce], ids=str)
+@pytest.mark.parametrize("surrogate", [PpoClip(high=0.28), Sapo(), reinforce], ids=show)
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 def test_only_the_chosen_carry_loss_and_gradient(surrogate, advantage):
     """L = surrogate on I and 0 elsewhere; the gradient of an unselected token is exactly 0, whatever it holds."""
@@ -57,6 +58,35 @@ def test_only_the_chosen_carry_loss_and_gradient(surrogate, advantage):
     np.testing.assert_array_equal(slope[~selected], 0.0)
     clipped = EntropySelected(surrogate=surrogate)(log_ratio, log_ratio, jnp.full(4, advantage), selected=selected)[1]
     assert not clipped[~selected].any()
+
+
+def test_a_bound_that_acts_at_policy_equality_is_not_reported_of_the_rest():
+    """A cap below 1 replaces even the ratio 1, which is what a token that was not chosen is given."""
+    zeros, selected = jnp.zeros(2), jnp.array([True, False])
+    _, clipped = EntropySelected(surrogate=CispoCap(cap=0.5))(zeros, zeros, jnp.ones(2), selected=selected)
+    np.testing.assert_array_equal(clipped, selected)
+
+
+ASCENDING = [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.7, 0.8, 0.9, 1.0, 1.1, 1.2]]
+SHUFFLED = [[0.1, 0.2, 0.3, 1.4, 0.5, 0.14], [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("entropy", "lengths", "share", "chosen"),
+    [
+        (ASCENDING, (6, 4), 0.2, [8, 9]),
+        (SHUFFLED, (4, 4), 0.2, [3, 9]),
+        (ASCENDING, (6, 4), 0.5, [5, 6, 7, 8, 9]),
+        (ASCENDING, (6, 4), 1.0, list(range(10))),
+        (ASCENDING, (6, 4), 1e-6, [9]),
+        (ASCENDING, (0, 0), 0.5, []),
+    ],
+)
+def test_published_choices_of_trl(entropy, lengths, share, chosen):
+    """The cases of GetHighEntropyMaskTester in TRL's tests/test_grpo_trainer.py, whose threshold is 1 - share."""
+    mask = jnp.arange(6) < jnp.array(lengths)[:, None]
+    got = EntropySelected(share=share).select(mask=mask, entropy=jnp.array(entropy))
+    np.testing.assert_array_equal(np.flatnonzero(got), chosen)
 
 
 def test_all_tokens_are_the_surrogate_itself():

@@ -84,6 +84,14 @@ def test_no_scored_token_and_no_advantage_are_exactly_0():
         np.testing.assert_array_equal(slope, 0.0)
 
 
+def test_a_token_without_an_advantage_has_no_loss_where_the_mean_overflows():
+    """A < 0 leaves a large ratio unbounded; the token beside it has A = 0, and infinity times 0 is not its loss."""
+    log_ratio, advantage, mask = jnp.full((1, 2), 400.0), jnp.array([[-1.0, 0.0]]), np.ones((1, 2), bool)
+    loss, clipped = GeometricMean()(log_ratio, log_ratio, advantage, mask=mask)
+    np.testing.assert_array_equal(loss, [[math.inf, 0.0]])
+    assert not clipped.any()
+
+
 class JitEqualsEager(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_loss(self):
