@@ -106,6 +106,11 @@ def advantages(
     """
     objective = learner.objective
     known = {field.name: getattr(rewarded, field.name) for field in dataclasses.fields(Rewarded)}
+    if "step_reward" in asks(objective.advantage) and rewarded.step_reward is None:
+        raise ValueError(
+            f"advantage: {objective.advantage} needs rewards of steps, and no reward function returns lists of "
+            "(end, value)"
+        )
     available = {**known, "mask": mask, "token_reward": token_reward, "value": value}
     reward = rewarded.reward
     if objective.reward_kl_coef:
