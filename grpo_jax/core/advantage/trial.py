@@ -45,8 +45,8 @@ def check_advantage(advantage: Callable[..., Any], group: int) -> None:
         )
     sizes = {"P": 2, "G": group, "T": 3, "K": 2}
 
-    def shaped(axes: str, dtype: Any) -> jax.Array:
-        return jnp.zeros(tuple(sizes[axis] for axis in axes.split()), dtype)
+    def shaped(axes: str, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in axes.split()), dtype)  # type: ignore[no-untyped-call]
 
     asked = {name: shaped(*READS[name]) for name in asks(advantage)}
     each = shaped("P G", jnp.float32), shaped("P G", jnp.bool_)
