@@ -190,8 +190,6 @@ def policy_loss(
     logp = sanitise(logp, mask)
     advantage = constant(sanitise(advantage, mask))
     old_logp = constant(logp if old_logp is None else sanitise(old_logp, mask))
-    if selected is not None:
-        selected = selected & mask
     coef = {name: (coefs or {}).get(name, start(getattr(objective, name))) for name in ("kl_coef", "entropy_coef")}
     metrics: dict[str, WeightedSum] = {}
 

@@ -482,3 +482,11 @@ def test_bad_inputs_are_refused_while_tracing(objective, change, error):
     batch = {"mask": MASK, **inputs(objective), **change}
     with pytest.raises(error[0], match=error[1]):
         jax.eval_shape(lambda: policy_loss(objective, **batch))
+
+
+def test_a_kl_that_asks_for_the_log_ratio_gets_that_of_the_new_over_the_old_policy():
+    """pi = e^2 pi_old: the weighted k1 against a reference that lies 0.5 below is e^2 times 0.5."""
+    batch = {"logp": jnp.array([[-1.0]]), "old_logp": jnp.array([[-3.0]]), "ref_logp": jnp.array([[-1.5]])}
+    objective = Objective(kl=RatioWeighted(kl=k1), kl_coef=1.0)
+    loss, metrics = policy_loss(objective, mask=jnp.ones((1, 1), bool), advantage=jnp.zeros((1, 1)), **batch)
+    np.testing.assert_allclose([loss.mean(), metrics["kl"].mean()], 0.5 * np.exp(2), rtol=1e-6)
