@@ -7,6 +7,11 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import settings
+
+# What passes once passes again; `--hypothesis-profile=default` draws new examples.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 # Before the first import of JAX: these are read once. Commands that tests start inherit them.
 # Tests are about numbers, not speed: the lower level of the backend halves the time that it compiles.
