@@ -22,7 +22,7 @@ FLOORS = {
 }
 """Where a part stands; a module imports from its own part and from lower floors. `testing` stands outside."""
 
-WITH_JAX = {"grpo_jax/config/build.py", "grpo_jax/config/objective.py"}
+WITH_JAX = {f"grpo_jax/config/{name}.py" for name in ("build", "model", "objective")}
 """The modules of `config` that may import JAX: the others check a configuration before it is loaded."""
 
 FUNCTION, FILE = 60, 400

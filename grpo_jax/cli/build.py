@@ -7,8 +7,8 @@ from grpo_jax.config import Config
 from grpo_jax.config.build import build_run
 from grpo_jax.models.decoder import Params
 from grpo_jax.train import CheckpointError, Checkpoints, Run
-from grpo_jax.train.resume import find_start, restore
-from grpo_jax.train.state import TrainState, policy_params
+from grpo_jax.train.policy import restore_policy
+from grpo_jax.train.resume import find_start
 
 
 def checked_run(config: Config) -> Run:
@@ -29,19 +29,11 @@ def trained_params(run: Run) -> tuple[Params, int]:
     Raises:
       UserError: there is none, or it is of another configuration.
     """
-    state, step = trained_state(run)
-    return policy_params(run.learner, state), step
-
-
-def trained_state(run: Run) -> tuple[TrainState, int]:
-    """Returns the state of the newest checkpoint of the run's directory, and its step.
-
-    Raises:
-      UserError: there is none, or it is of another configuration.
-    """
+    learner = run.learner
     try:
         with Checkpoints(run.out / "checkpoints", keep=run.keep) as saved:
-            start = find_start(run, saved)
-            return restore(run, saved, start), start.step
+            step = find_start(run, saved).step
+            shape, lora = learner.model, learner.lora
+            return restore_policy(saved, step, run.mesh, shape=shape, lora=lora, source=run.source), step
     except CheckpointError as error:
         raise UserError(str(error)) from error

@@ -9,14 +9,15 @@ import jax
 
 from grpo_jax.cli.build import checked_run, trained_params
 from grpo_jax.cli.main import UserError
-from grpo_jax.config import Config
+from grpo_jax.config import load
 from grpo_jax.rewards import Rewards
 from grpo_jax.train import evaluate
 from grpo_jax.train.programs import make_published
 
 
-def run(config: Config, arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status; prints one measure a line."""
+    config = load(arguments.config, arguments.overrides)
     built = dataclasses.replace(checked_run(config), resume="must")
     if built.test_data is None:
         raise UserError(

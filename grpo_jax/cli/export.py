@@ -1,57 +1,111 @@
-"""`grpo-jax export`: the last checkpoint as a model directory that transformers reads."""
+"""`grpo-jax export`: a checkpoint as a model directory that transformers reads.
+
+A checkpoint holds the configuration of its run, so nothing else is needed: neither the YAML file nor the data.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from grpo_jax.cli.build import checked_run, trained_state
 from grpo_jax.cli.main import UserError
-from grpo_jax.config import Config, dump
+from grpo_jax.config import Config, dump, to_dict
+from grpo_jax.config.load import from_dict
+from grpo_jax.config.model import Model, build_model
+from grpo_jax.config.override import override
+from grpo_jax.mesh import make_mesh
 from grpo_jax.models import fold
 from grpo_jax.models.weights import Card, export, fitting_family
 from grpo_jax.models.weights.adapter import save_adapter
 from grpo_jax.models.weights.write import check_new
-from grpo_jax.train import Run
+from grpo_jax.train import CheckpointError, Checkpoints
+from grpo_jax.train.policy import restore_adapters, restore_policy
 from grpo_jax.train.record import read_metrics
-from grpo_jax.train.state import TrainState, policy_params
 
 TRAINING = ("reward", "success", "kl", "entropy", "length")
 """Figures of the last step that a card shows beside those of evaluation."""
 
+CHANGES = ("mesh.", "model.path=")
+"""What a configuration says of the place where it runs. All else belongs to the checkpoint."""
 
-def run(config: Config, arguments: argparse.Namespace) -> int:
+
+def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status; prints where the model is."""
     if "=" in arguments.directory:
-        raise UserError(f"DIR: {arguments.directory!r} is an override; the order is CONFIG DIR dotted.key=value")
-    built = dataclasses.replace(checked_run(config), resume="must")
-    if arguments.adapter and built.learner.lora is None:
-        raise UserError("--adapter: this run has no adapters; leave it out, or set lora.rank")
+        raise UserError(f"DIR: {arguments.directory!r} is a change; the order is CHECKPOINT DIR mesh.fsdp=1")
+    if fixed := [word for word in arguments.overrides if not word.startswith(CHANGES)]:
+        raise UserError(f"{fixed[0]!r}: the configuration is the checkpoint's; mesh.* and model.path can be changed")
     try:
-        check_new(arguments.directory)
-        with jax.set_mesh(built.mesh):
-            state, step = trained_state(built)
-            _write(built, state, step, config, arguments)
-    except (ValueError, OSError) as error:
+        folder, step = find_checkpoint(Path(arguments.checkpoint))
+        with Checkpoints(folder) as saved:
+            config = _config(saved.meta(step)["config"], arguments.overrides)
+            model = build_model(config)
+            if arguments.adapter and model.lora is None:
+                raise UserError("--adapter: this run has no adapters; leave it out")
+            check_new(arguments.directory)
+            mesh = make_mesh(**to_dict(config)["mesh"])
+            with jax.set_mesh(mesh):
+                _write(saved, step, mesh, model, config, arguments)
+    except (CheckpointError, ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    print(f"{built.out}, step {step}: {arguments.directory}")
+    print(f"{folder / str(step)}: {arguments.directory}")
     return 0
 
 
-def _write(run: Run, state: TrainState, step: int, config: Config, arguments: argparse.Namespace) -> None:
+def find_checkpoint(path: Path) -> tuple[Path, int]:
+    """Returns the directory of the checkpoints, and the step: the newest of a run, or the one that `path` is.
+
+    Raises:
+      CheckpointError: there is none, or it is damaged.
+    """
+    if (path / "checkpoints").is_dir():
+        saved = Checkpoints(path / "checkpoints")
+        step = saved.latest()
+        if step is not None:
+            return saved.directory, step
+        reasons = "".join(f"\n  {reason}" for reason in saved.rejected.values())
+        raise CheckpointError(f"CHECKPOINT: {saved.directory} has no valid checkpoint{reasons}")
+    if not (path.is_dir() and path.name.isdecimal()):
+        raise CheckpointError(
+            f"CHECKPOINT: {path} is neither a run's directory, such as outputs/gsm8k, nor one of its checkpoints, such "
+            "as outputs/gsm8k/checkpoints/20"
+        )
+    saved = Checkpoints(path.parent)
+    if fault := saved.fault(int(path.name)):
+        raise CheckpointError(f"CHECKPOINT: {fault}")
+    return saved.directory, int(path.name)
+
+
+def _config(stored: dict[str, Any], changes: Sequence[str]) -> Config:
+    for change in changes:
+        stored = override(stored, change)
+    return from_dict(stored)
+
+
+def _write(
+    saved: Checkpoints,
+    step: int,
+    mesh: jax.sharding.Mesh,
+    model: Model,
+    config: Config,
+    arguments: argparse.Namespace,
+) -> None:
     """Writes the model, adapters merged, or the adapters alone."""
-    learner, dtype = run.learner, arguments.dtype
+    source, lora, dtype = model.source, model.lora, arguments.dtype
     if arguments.adapter:
-        family = run.source.family if run.source else fitting_family(learner.model)
+        adapters = restore_adapters(saved, step, mesh, shape=model.shape, lora=lora)
+        family = source.family if source else fitting_family(model.shape)
         base = config.model.path
-        save_adapter(state.params, learner.model, learner.lora, family, arguments.directory, base=base, dtype=dtype)
+        save_adapter(adapters, model.shape, lora, family, arguments.directory, base=base, dtype=dtype)
         return
-    card = Card(base=config.model.path, step=step, settings=dump(config), figures=figures(run.out, step))
-    params = fold(policy_params(learner, state))
-    export(params, learner.model, run.tokenizer, arguments.directory, card=card, source=run.source, dtype=dtype)
+    params = fold(restore_policy(saved, step, mesh, shape=model.shape, lora=lora, source=source))
+    measured = figures(saved.directory.parent, step)
+    card = Card(base=config.model.path, step=step, settings=dump(config), figures=measured)
+    export(params, model.shape, model.tokenizer, arguments.directory, card=card, source=source, dtype=dtype)
 
 
 def figures(out: Path, step: int) -> dict[str, dict[str, float]]:

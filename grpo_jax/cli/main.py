@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "train a policy; continues from the last checkpoint of the run, if there is one",
     "eval": "accuracy, pass@k and maj@k of the last checkpoint on the held-out problems",
     "sample": "answer prompts from the last checkpoint",
-    "export": "write the last checkpoint as a model directory in the Hugging Face format",
+    "export": "write a checkpoint as a model directory in the Hugging Face format",
 }
 
 
@@ -27,12 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments.overrides += rest
     # `my_rewards:function` in a configuration is looked for where the command is given, as `python -m` would.
     sys.path.insert(0, "")
-    from grpo_jax.config import ConfigError, load
+    from grpo_jax.config import ConfigError
 
     try:
-        config = load(arguments.config, arguments.overrides)
-        command = importlib.import_module(f"grpo_jax.cli.{arguments.command}")
-        return command.run(config, arguments)
+        return importlib.import_module(f"grpo_jax.cli.{arguments.command}").run(arguments)
     except (ConfigError, UserError) as error:
         print(f"grpo-jax {arguments.command}: {error}", file=sys.stderr)
         return 1
@@ -47,19 +45,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
-        command.add_argument("config", metavar="CONFIG", help="a YAML file")
+        changes = "changes, such as optimizer.learning_rate=1e-6, or further YAML files, such as a recipe"
         if name == "export":
+            changes = "changes of mesh.* and model.path, where they are not those of the run any more"
+            command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's directory, or one of checkpoints/")
             command.add_argument("directory", metavar="DIR", help="where the model goes; must not exist, or be empty")
             command.add_argument(
                 "--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="of the weights"
             )
             command.add_argument("--adapter", action="store_true", help="only LoRA's adapters, in the format of PEFT")
-        command.add_argument(
-            "overrides",
-            nargs="*",
-            metavar="dotted.key=value",
-            help="changes, such as optimizer.learning_rate=1e-6, or further YAML files, such as a recipe",
-        )
+        else:
+            command.add_argument("config", metavar="CONFIG", help="a YAML file")
+        command.add_argument("overrides", nargs="*", metavar="dotted.key=value", help=changes)
         if name == "sample":
             command.add_argument("--prompt", action="append", required=True, help="a prompt; may be given repeatedly")
             command.add_argument("--n", type=int, default=1, help="completions per prompt (default 1)")

@@ -9,15 +9,15 @@ import jax
 
 from grpo_jax.cli.build import checked_run, trained_params
 from grpo_jax.cli.main import UserError
-from grpo_jax.config import Config
+from grpo_jax.config import load
 from grpo_jax.data import Dataset, encode_prompts
 from grpo_jax.mesh import make_mesh
 from grpo_jax.train.programs import draw, make_published
 
 
-def run(config: Config, arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status; prints every prompt with its completions."""
-    built = dataclasses.replace(checked_run(config), resume="must")
+    built = dataclasses.replace(checked_run(load(arguments.config, arguments.overrides)), resume="must")
     if arguments.n < 1:
         raise UserError(f"--n: {arguments.n}; expected at least 1")
     try:

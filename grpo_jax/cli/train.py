@@ -9,13 +9,14 @@ import time
 
 from grpo_jax.cli.build import checked_run
 from grpo_jax.cli.main import UserError
-from grpo_jax.config import Config, dump
+from grpo_jax.config import dump, load
 from grpo_jax.train import CheckpointError, Result, Run, train
 
 
-def run(config: Config, arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status of a training run."""
     started = time.monotonic()
+    config = load(arguments.config, arguments.overrides)
     built = checked_run(config)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from grpo_jax.config.error import ConfigError, problem
 from grpo_jax.config.load import to_dict
+from grpo_jax.config.model import build_model
 from grpo_jax.config.objective import build_objective
 from grpo_jax.config.schema import Config
 from grpo_jax.core import Objective, sft
 from grpo_jax.core.advantage.trial import check_advantage
 from grpo_jax.core.naming import show
 from grpo_jax.core.slots import asks
-from grpo_jax.data import PRINTABLE, CharTokenizer, Dataset, Tokenizer, arithmetic, encode_completions, read_jsonl
-from grpo_jax.data.hf_tokenizer import HfTokenizer
+from grpo_jax.data import Dataset, Tokenizer, arithmetic, encode_completions, read_jsonl
 from grpo_jax.data.limit import within_limit
 from grpo_jax.mesh import make_mesh
-from grpo_jax.models import DecoderConfig, Lora
-from grpo_jax.models.weights import Source, read_source, resolve_model
 from grpo_jax.rewards import Reward, resolve
 from grpo_jax.rollout import Sampler
 from grpo_jax.train.learner import Learner
@@ -42,19 +39,18 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
     """
     objective = build_objective(config.objective)
     _check_advantage(config, objective)
-    source, model, tokenizer = _model(config)
+    model = build_model(config)
+    tokenizer, vocab = model.tokenizer, model.shape.vocab
     (train_data, test_data), skipped = _fitting(config, _data(config), tokenizer)
-    if model.vocab % config.mesh.tensor:
-        message = problem(
-            "mesh.tensor", config.mesh.tensor, f"a divisor of the vocabulary ({model.vocab})", "change it"
-        )
+    if vocab % config.mesh.tensor:
+        message = problem("mesh.tensor", config.mesh.tensor, f"a divisor of the vocabulary ({vocab})", "change it")
         raise ConfigError([message])
     schedule = _schedule(config, config.optimizer.learning_rate)
     learner = Learner(
-        model=model,
+        model=model.shape,
         objective=objective,
         optimizer=_optimizer(config, schedule),
-        lora=_lora(config),
+        lora=model.lora,
         critic_optimizer=_critic_optimizer(config, objective),
         temperature=config.sampling.temperature,
         logprob_chunk=config.model.logprob_chunk,
@@ -71,7 +67,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         resume=config.resume,
         description=to_dict(config),
         mesh=make_mesh(**to_dict(config)["mesh"]),
-        source=source,
+        source=model.source,
         learner=learner,
         schedule=schedule,
         warm_up=_warm_up(config, learner, train_data, tokenizer),
@@ -95,7 +91,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         evaluation=_evaluation(config),
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
-        notes=tuple(note for note in (getattr(tokenizer, "note", ""), skipped) if note),
+        notes=tuple(note for note in (tokenizer.note, skipped) if note),
     )
 
 
@@ -161,40 +157,6 @@ def _first(data: Dataset, size: int | None) -> Dataset:
     return data if size is None else Dataset(data.rows[:size])
 
 
-def _alphabet(config: Config) -> str:
-    if config.data.alphabet is not None:
-        return config.data.alphabet
-    return arithmetic.ALPHABET if config.data.source == "arithmetic" else PRINTABLE
-
-
-def _model(config: Config) -> tuple[Source | None, DecoderConfig, Tokenizer]:
-    """Returns where the weights are, if they exist, the decoder's shape and its tokenizer."""
-    model, data = config.model, config.data
-    how = {"dtype": model.dtype, "remat": model.remat, "unroll": model.unroll}
-    if model.path is not None:
-        source = read_source(resolve_model(model.path))
-        shape = dataclasses.replace(source.config, **how)
-        tokenizer = HfTokenizer(source.directory, vocab=shape.vocab, template=data.template, system=data.system)
-        return source, shape, tokenizer
-    tokenizer = CharTokenizer(_alphabet(config))
-    shape = DecoderConfig(
-        vocab=tokenizer.vocab_size,
-        hidden=model.hidden,
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        head_width=model.head_width or model.hidden // model.heads,
-        mlp=model.mlp,
-        tied=model.tied,
-        qkv_bias=model.qkv_bias,
-        qk_norm=model.qk_norm,
-        rope_theta=model.rope_theta,
-        norm_eps=model.norm_eps,
-        **how,
-    )
-    return None, shape, tokenizer
-
-
 def _fitting(
     config: Config, parts: tuple[Dataset, Dataset | None], tokenizer: Tokenizer
 ) -> tuple[list[Dataset | None], str]:
@@ -209,11 +171,6 @@ def _fitting(
         if skipped:
             notes.append(f"{skipped} of {len(part)} {name} prompts have more than {length} tokens and are left out")
     return kept, "; ".join(notes)
-
-
-def _lora(config: Config) -> Lora | None:
-    lora = config.lora
-    return None if lora.rank is None else Lora(rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
 
 
 def _optimizer(config: Config, schedule: Any) -> Any:

@@ -192,10 +192,13 @@ class HfTokenizer:
         if self._tokens == self._rows:
             return ""
         if self._tokens < self._rows:
-            return f"the model has {self._rows} rows for {self._tokens} tokens: the others are padding"
+            return (
+                f"{config_file} has a vocabulary of {self._rows} for {self._tokens} tokens of "
+                f"{self.directory / 'tokenizer.json'}: the other rows are padding"
+            )
         return (
-            f"the tokenizer adds ids up to {self._tokens - 1} to the model's {self._rows}: "
-            "a text with one of them is refused"
+            f"{self.directory / 'tokenizer.json'} adds ids up to {self._tokens - 1} to the {self._rows} of "
+            f"{config_file}: a text with one of them is refused"
         )
 
 

@@ -20,11 +20,13 @@ class Tokenizer(Protocol):
     """Texts to ids and back.
 
     `pad_id` fills arrays up; `bos_id` stands before prompts, unless it is None; a token of `eos_ids` ends a completion.
+    `note` is a remark for the run's log, or ''.
     """
 
     pad_id: int
     bos_id: int | None
     eos_ids: tuple[int, ...]
+    note: str
 
     @property
     def vocab_size(self) -> int:
@@ -69,6 +71,7 @@ class CharTokenizer:
     pad_id = 0
     bos_id = 1
     eos_ids = (2,)
+    note = ""
 
     def __post_init__(self) -> None:
         if not self.alphabet:

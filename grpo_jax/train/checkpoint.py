@@ -54,7 +54,7 @@ class Checkpoints:
         self.rejected = {}
         steps = sorted((int(p.name) for p in self.directory.glob("*") if p.name.isdigit()), reverse=True)
         for step in steps:
-            reason = self._fault(step)
+            reason = self.fault(step)
             if reason is None:
                 return step
             self.rejected[step] = reason
@@ -96,13 +96,21 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         return self._open().restore(step, args=args)["state"]
 
+    def restore_part(self, step: int, abstract: Any) -> Any:
+        """Returns a part of the state: what `abstract` has, by the same names; the rest is not read."""
+        args = ocp.args.PyTreeRestore(
+            abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(self.directory / str(step) / "state", args=args)
+
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.directory, options=self._options)
         return self._manager
 
-    def _fault(self, step: int) -> str | None:
+    def fault(self, step: int) -> str | None:
         """Returns why a step's directory is no checkpoint, or None if it is one."""
         folder = self.directory / str(step)
         manifest = folder / MANIFEST

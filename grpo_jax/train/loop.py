@@ -27,7 +27,7 @@ from grpo_jax.train.programs import (
     make_step,
 )
 from grpo_jax.train.record import Record, completion_statistics
-from grpo_jax.train.resume import Start, find_start, restore
+from grpo_jax.train.resume import Start, find_start, restore, save
 from grpo_jax.train.run import Run
 from grpo_jax.train.state import TrainState, policy_params
 from grpo_jax.train.step import minibatch_order
@@ -80,7 +80,7 @@ def _begin(run: Run, rewards: Rewards, saved: Checkpoints, record: Record, start
     else:
         state = first_state(run, run.learner)
     start = dataclasses.replace(start, before=_evaluate(run, rewards, record, state, 0))
-    saved.save(0, state, _meta(run, 0, start, {}))
+    save(run, saved, 0, state, {"cursor": 0, "before": start.before, "after": {}})
     return state, start
 
 
@@ -111,7 +111,7 @@ def _steps(
             scores = _evaluate(run, rewards, record, state, done)
             after = scores if last else {}
         if done % run.checkpoint_every == 0 or last or stopped:
-            saved.save(done, state, _meta(run, cursor, start, after))
+            save(run, saved, done, state, {"cursor": cursor, "before": start.before, "after": after})
         if stopped:
             return state, done, after
     return state, run.steps, after
@@ -187,16 +187,6 @@ def _evaluate(run: Run, rewards: Rewards, record: Record, state: TrainState, ste
     scores = evaluate(run, rewards, _published(run, state))
     record.evaluation(step, scores)
     return scores
-
-
-def _meta(run: Run, cursor: int, start: Start, after: dict[str, float]) -> dict[str, Any]:
-    return {
-        "cursor": cursor,
-        "before": start.before,
-        "after": after,
-        "config": run.description,
-        "data": run.train_data.fingerprint(),
-    }
 
 
 def _refuse_nonfinite(run: Run, step: int, metrics: dict[str, float]) -> None:

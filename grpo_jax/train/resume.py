@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from grpo_jax.train.base import read_base, stored
 from grpo_jax.train.checkpoint import CheckpointError, Checkpoints
 from grpo_jax.train.run import Run
 from grpo_jax.train.state import TrainState, abstract_state
@@ -58,9 +59,25 @@ def find_start(run: Run, saved: Checkpoints) -> Start:
     return Start(step=step, cursor=meta["cursor"], checkpoint=step, before=meta["before"], after=after, notes=notes)
 
 
+def save(run: Run, saved: Checkpoints, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+    """Begins to write a checkpoint."""
+    state, base = stored(run, state)
+    meta = {**meta, "base": base, "config": run.description, "data": run.train_data.fingerprint()}
+    saved.save(step, state, meta)
+
+
 def restore(run: Run, saved: Checkpoints, start: Start) -> TrainState:
-    """Returns the state of the checkpoint that `start` names, on the run's mesh."""
-    return saved.restore(start.checkpoint, abstract_state(run.learner, run.mesh))
+    """Returns the state of the checkpoint that `start` names, on the run's mesh.
+
+    Raises:
+      CheckpointError: the model that the run began from has changed.
+    """
+    base = saved.meta(start.checkpoint).get("base")
+    abstract = abstract_state(run.learner, run.mesh)
+    if base is None:
+        return saved.restore(start.checkpoint, abstract)
+    state = saved.restore(start.checkpoint, dataclasses.replace(abstract, base=None))
+    return dataclasses.replace(state, base=read_base(run.source, run.mesh, base))
 
 
 def _compare(run: Run, meta: dict[str, Any], saved: Checkpoints) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from grpo_jax.core.control import mixed_reference
 from grpo_jax.mesh import specs
-from grpo_jax.models import attach, init, init_lora, logical_axes, lora_axes
+from grpo_jax.models import DecoderConfig, Lora, attach, init, init_lora, logical_axes, lora_axes
 from grpo_jax.models.decoder import Params
 from grpo_jax.train.critic import Critic, init_critic, optimizer
 from grpo_jax.train.learner import Learner
@@ -119,10 +119,17 @@ def state_specs(learner: Learner) -> TrainState:
 def abstract_state(learner: Learner, mesh: jax.sharding.Mesh) -> Any:
     """Returns shape, dtype and sharding of every leaf of the state: what a checkpoint is restored into."""
 
-    def leaf(value: jax.ShapeDtypeStruct, partition: PartitionSpec) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=NamedSharding(mesh, partition))
+    return _placed(_abstract(learner), state_specs(learner), mesh)
 
-    return jax.tree.map(leaf, _abstract(learner), state_specs(learner))
+
+def abstract_policy(model: DecoderConfig, lora: Lora | None, mesh: jax.sharding.Mesh, *, base: bool) -> dict[str, Any]:
+    """Returns what `abstract_state` says of the policy alone: `params`, and with `base` the weights under adapters."""
+    key = jax.random.key(0)
+    weights = jax.eval_shape(lambda: init(model, key)), specs(logical_axes(model))
+    parts = {"params": weights} | ({"base": weights} if base else {})
+    if lora is not None:
+        parts["params"] = jax.eval_shape(lambda: init_lora(model, lora, key)), specs(lora_axes(model, lora))
+    return {name: _placed(*part, mesh) for name, part in parts.items()}
 
 
 def constrain_state(learner: Learner, state: TrainState) -> TrainState:
@@ -130,6 +137,14 @@ def constrain_state(learner: Learner, state: TrainState) -> TrainState:
     if jax.sharding.get_abstract_mesh().empty:
         return state
     return jax.lax.with_sharding_constraint(state, state_specs(learner))
+
+
+def _placed(shapes: Any, partitions: Any, mesh: jax.sharding.Mesh) -> Any:
+    return jax.tree.map(
+        lambda value, part: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=NamedSharding(mesh, part)),
+        shapes,
+        partitions,
+    )
 
 
 def _abstract(learner: Learner) -> TrainState:

@@ -14,6 +14,7 @@ from grpo_jax.data import HfTokenizer
 from grpo_jax.models import init
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.train.checkpoint import Checkpoints
+from grpo_jax.train.policy import restore_policy
 from grpo_jax.train.state import abstract_state, init_state
 from tests.train.conftest import TINY
 
@@ -45,8 +46,8 @@ def test_the_last_checkpoint_becomes_a_model_directory(tmp_path, capsys):
     overrides = [*TINY, f"out={tmp_path / 'run'}"]
     run, params = checkpointed(overrides)
     target = tmp_path / "models" / "mine"
-    assert main(["export", CONFIG, str(target), "--dtype", "float32", *overrides]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'run'}, step 2: {target}\n"
+    assert main(["export", str(run.out), str(target), "--dtype", "float32"]) == 0
+    assert capsys.readouterr().out == f"{run.out / 'checkpoints' / '2'}: {target}\n"
     source = read_source(target)
     assert source.family.name == "qwen3"
     assert source.config == dataclasses.replace(run.learner.model, unroll=1)
@@ -60,23 +61,76 @@ def test_the_last_checkpoint_becomes_a_model_directory(tmp_path, capsys):
     assert "| held out, greedy | 0.1 | 0.5 |" in card
     assert "| training, reward |  | 0.4 |" in card
     assert "  hidden: 16\n" in card
-    assert main(["export", CONFIG, str(target), *overrides]) == 1
+    assert main(["export", str(run.out), str(target)]) == 1
     assert f"{target} exists and is not an empty directory" in capsys.readouterr().err
+
+
+def test_one_of_several_checkpoints_is_chosen_by_its_path(tmp_path, capsys):
+    run, params = checkpointed([*TINY, f"out={tmp_path / '2024'}"])  # digits, as a step has
+    state = init_state(run.learner, jax.tree.map(lambda x: x + 1, params))
+    with Checkpoints(run.out / "checkpoints") as saved:
+        meta = saved.meta(2)
+        saved.save(3, state, meta)
+    for checkpoint, step, moved in ((run.out / "checkpoints" / "2", 2, 0.0), (run.out, 3, 1.0)):
+        target = tmp_path / f"model-{step}"
+        assert main(["export", str(checkpoint), str(target), "--dtype", "float32"]) == 0
+        assert capsys.readouterr().out == f"{run.out / 'checkpoints' / str(step)}: {target}\n"
+        source = read_source(target)
+        exported = load(target, source.config, source.names)
+        np.testing.assert_allclose(exported["embed"], params["embed"] + moved, atol=1e-6)
+        assert f"the weights of step {step}." in (target / "README.md").read_text()
+    file = run.out / "checkpoints" / "3" / "meta" / "metadata"
+    file.write_text(file.read_text() + " ")
+    assert main(["export", str(run.out / "checkpoints" / "3"), str(tmp_path / "no")]) == 1
+    assert "meta does not have the digest of" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_neither_the_data_nor_the_optimizer_is_read(tmp_path):
+    """A checkpoint and its model are enough: the rows may be gone, and the moments stay on disk."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "1+1=", "answer": "2"}\n' * 4)
+    run, params = checkpointed([*TINY, "warmup.steps=0", f"data.source={rows}", f"out={tmp_path / 'run'}"])
+    rows.unlink()
+    with Checkpoints(run.out / "checkpoints") as saved:
+        found = restore_policy(saved, 2, run.mesh, shape=run.learner.model)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    assert main(["export", str(run.out), str(tmp_path / "model")]) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.steps=3"], "DIR: 'train.steps=3' is an override; the order is CONFIG DIR dotted.key=value"),
-        (["out", "out={tmp}/run"], "/run/checkpoints has no valid checkpoint"),
-        (["configs"], "configs exists and is not an empty directory: choose another, or remove it"),
+        (["{tmp}", "mesh.fsdp=1"], "DIR: 'mesh.fsdp=1' is a change; the order is CHECKPOINT DIR mesh.fsdp=1"),
+        (["{tmp}", "out", "train.steps=3"], "'train.steps=3': the configuration is the checkpoint's; mesh.* and"),
+        ([CONFIG, "out"], "arithmetic.yaml is neither a run's directory, such as outputs/gsm8k, nor one of its"),
+        (["{tmp}/7", "out"], "/7 is neither a run's directory"),
+        (["{tmp}/empty", "out"], "/empty/checkpoints has no valid checkpoint"),
+        (["{tmp}/half", "out"], "/half/checkpoints/4/manifest.json is missing: the run ended while"),
+        (["{tmp}/half/checkpoints/4", "out"], "/half/checkpoints/4/manifest.json is missing: the run ended while"),
     ],
 )
 def test_a_mistake_is_one_message(arguments, message, capsys, tmp_path):
-    assert main(["export", CONFIG, *(word.replace("{tmp}", str(tmp_path)) for word in arguments)]) == 1
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "half" / "checkpoints" / "4").mkdir(parents=True)
+    assert main(["export", *(word.replace("{tmp}", str(tmp_path)) for word in arguments)]) == 1
     shown = capsys.readouterr().err
     assert shown.startswith("grpo-jax export: ")
     assert message in shown
+
+
+def test_mistakes_beside_a_checkpoint(capsys, tmp_path):
+    run, _ = checkpointed([*TINY, f"out={tmp_path / 'run'}"])
+    for arguments, message in (
+        (["configs"], "configs exists and is not an empty directory: choose another, or remove it"),
+        ([str(tmp_path / "m"), "--adapter"], "--adapter: this run has no adapters; leave it out"),
+        (
+            [str(tmp_path / "m"), "mesh.data=4", "mesh.group=4"],
+            "mesh: data=4, group=4, fsdp=1, tensor=1 needs 16 devices",
+        ),
+    ):
+        assert main(["export", str(run.out), *arguments]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_figures_are_those_up_to_the_step_of_the_checkpoint(tmp_path):

@@ -1,0 +1,71 @@
+"""The model that a configuration describes: where its weights are, its shape, its tokenizer and its adapters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from grpo_jax.config.schema import Config
+from grpo_jax.data import PRINTABLE, CharTokenizer, Tokenizer, arithmetic
+from grpo_jax.data.hf_tokenizer import HfTokenizer
+from grpo_jax.models import DecoderConfig, Lora
+from grpo_jax.models.weights import Source, read_source, resolve_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model.
+
+    Attributes:
+      source: the directory of the weights that it begins from; None begins with random ones.
+      shape: of the decoder.
+      lora: the adapters that are trained; None trains the weights.
+    """
+
+    source: Source | None
+    shape: DecoderConfig
+    tokenizer: Tokenizer
+    lora: Lora | None
+
+
+def build_model(config: Config) -> Model:
+    """Returns the model of a configuration; one of the hub is fetched.
+
+    Raises:
+      FileNotFoundError: `model.path` is no model directory.
+      ValueError: it cannot be fetched or read, or its tokenizer does not fit; the message names the file.
+    """
+    model, data = config.model, config.data
+    how = {"dtype": model.dtype, "remat": model.remat, "unroll": model.unroll}
+    if model.path is not None:
+        source = read_source(resolve_model(model.path))
+        shape = dataclasses.replace(source.config, **how)
+        tokenizer = HfTokenizer(source.directory, vocab=shape.vocab, template=data.template, system=data.system)
+        return Model(source=source, shape=shape, tokenizer=tokenizer, lora=_lora(config))
+    tokenizer = CharTokenizer(_alphabet(config))
+    shape = DecoderConfig(
+        vocab=tokenizer.vocab_size,
+        hidden=model.hidden,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        head_width=model.head_width or model.hidden // model.heads,
+        mlp=model.mlp,
+        tied=model.tied,
+        qkv_bias=model.qkv_bias,
+        qk_norm=model.qk_norm,
+        rope_theta=model.rope_theta,
+        norm_eps=model.norm_eps,
+        **how,
+    )
+    return Model(source=None, shape=shape, tokenizer=tokenizer, lora=_lora(config))
+
+
+def _alphabet(config: Config) -> str:
+    if config.data.alphabet is not None:
+        return config.data.alphabet
+    return arithmetic.ALPHABET if config.data.source == "arithmetic" else PRINTABLE
+
+
+def _lora(config: Config) -> Lora | None:
+    lora = config.lora
+    return None if lora.rank is None else Lora(rank=lora.rank, alpha=lora.alpha, targets=lora.targets)

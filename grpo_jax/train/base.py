@@ -1,0 +1,58 @@
+"""The weights under the adapters, in checkpoints: those of a model directory are not stored again at every step.
+
+They never change, so a checkpoint holds a fingerprint of them, and they are read again from where the run began. Where
+they are from nowhere else (drawn from the seed, or changed by the warm-up) they are stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from grpo_jax.mesh import fetch, jit
+from grpo_jax.models.decoder import Params
+from grpo_jax.models.weights.read import load
+from grpo_jax.models.weights.source import Source
+from grpo_jax.train.checkpoint import CheckpointError
+from grpo_jax.train.run import Run
+from grpo_jax.train.state import TrainState
+
+Fingerprint = dict[str, int]
+
+
+def stored(run: Run, state: TrainState) -> tuple[TrainState, Fingerprint | None]:
+    """Returns what of the state a checkpoint stores, and the fingerprint of the base that it leaves out, if it does."""
+    warmed = run.warm_up is not None and run.warm_up.steps > 0
+    if state.base is None or run.source is None or warmed:
+        return state, None
+    return dataclasses.replace(state, base=None), fingerprint(state.base)
+
+
+def read_base(source: Source, mesh: jax.sharding.Mesh, expected: Fingerprint) -> Params:
+    """Returns the base that a checkpoint left out.
+
+    Raises:
+      CheckpointError: the model directory holds other weights than it did.
+    """
+    params = load(source.directory, source.config, source.names, mesh)
+    found = fingerprint(params)
+    if found != expected:
+        names = [name for name in expected if found.get(name) != expected[name]]
+        raise CheckpointError(
+            f"model.path: the weights in {source.directory} are not those that the adapters of this checkpoint were "
+            f"trained on ({len(names)} of {len(expected)} differ, first {names[0]}); put the earlier ones back"
+        )
+    return params
+
+
+def fingerprint(params: Params) -> Fingerprint:
+    """Returns, for every leaf, the sum of its bits modulo 2^32: the same on every mesh, whatever the order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(fetch(_sums(params)))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): int(value) for path, value in leaves}
+
+
+@jit
+def _sums(params: Params) -> Params:
+    return jax.tree.map(lambda leaf: jnp.sum(jax.lax.bitcast_convert_type(leaf, jnp.uint32), dtype=jnp.uint32), params)

@@ -1,0 +1,46 @@
+"""The policy of a checkpoint, without the rest of its state: for evaluation, sampling and export."""
+
+from __future__ import annotations
+
+import jax
+
+from grpo_jax.models import Adapters, DecoderConfig, Lora, attach
+from grpo_jax.models.decoder import Params
+from grpo_jax.models.weights.source import Source
+from grpo_jax.train.base import read_base
+from grpo_jax.train.checkpoint import Checkpoints
+from grpo_jax.train.state import abstract_policy
+
+
+def restore_policy(
+    saved: Checkpoints,
+    step: int,
+    mesh: jax.sharding.Mesh,
+    *,
+    shape: DecoderConfig,
+    lora: Lora | None = None,
+    source: Source | None = None,
+) -> Params:
+    """Returns the policy's parameters in a checkpoint, with adapters attached where there are any.
+
+    Args:
+      shape: of the decoder.
+      source: where the run began; read only for weights under adapters that the checkpoint leaves out.
+
+    Raises:
+      CheckpointError: those weights have changed since.
+    """
+    left_out = saved.meta(step).get("base")
+    stored = lora is not None and left_out is None
+    part = saved.restore_part(step, abstract_policy(shape, lora, mesh, base=stored))
+    if lora is None:
+        return part["params"]
+    base = part["base"] if stored else read_base(source, mesh, left_out)
+    return attach(base, part["params"], lora)
+
+
+def restore_adapters(
+    saved: Checkpoints, step: int, mesh: jax.sharding.Mesh, *, shape: DecoderConfig, lora: Lora
+) -> Adapters:
+    """Returns the adapters in a checkpoint, without the weights under them."""
+    return saved.restore_part(step, abstract_policy(shape, lora, mesh, base=False))["params"]

@@ -1,0 +1,104 @@
+"""Checkpoints of adapters: without the weights of a model directory, which are read again and recognised."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from grpo_jax.cli.build import trained_params
+from grpo_jax.mesh import make_mesh, sharding
+from grpo_jax.models.weights import load, read_source
+from grpo_jax.train import CheckpointError, Checkpoints, train
+from grpo_jax.train.base import fingerprint
+from grpo_jax.train.state import policy_params
+from tests.data.bpe import write_tokenizer
+from tests.models.weights.checkpoint import CONFIG, random_tensors, write_checkpoint
+from tests.train.test_loop import stop_at
+
+
+@pytest.fixture
+def on_model(tiny_run, tmp_path):
+    """Builds a run of adapters on a model directory, with changes."""
+    raw = CONFIG | {"vocab_size": 320, "tie_word_embeddings": True}
+    write_checkpoint(tmp_path / "model", raw, {n: 0.1 * x for n, x in random_tensors(raw).items()})
+    write_tokenizer(tmp_path / "model")
+    rows = [{"prompt": f"{a}+{a}=?", "answer": str(2 * a), "completion": "1"} for a in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def build(*changes, out="run"):
+        mine = [f"model.{name}=" for name in ("hidden", "layers", "heads", "kv_heads", "mlp", "head_width")]
+        mine += [f"model.path={tmp_path / 'model'}", "data.train_size=", "data.test_size="]
+        mine += [f"data.source={tmp_path / 'rows.jsonl'}", "lora.rank=2", "train.steps=2", "checkpoint.every=1"]
+        mine += ["rewards=[{function: 'tests.train.rewards:characters'}]", "warmup.steps=0"]
+        return tiny_run(*mine, *changes, out=out)
+
+    return build
+
+
+def stored_arrays(run, step):
+    """The paths of the arrays in a checkpoint, by Orbax's own index."""
+    index = json.loads((run.out / "checkpoints" / str(step) / "state" / "_METADATA").read_text())
+    entries = index["tree_metadata"].values()
+    return [
+        [part["key"] for part in entry["key_metadata"]]
+        for entry in entries
+        if entry["value_metadata"]["value_type"] != "None"
+    ]
+
+
+def test_the_base_is_read_again_where_it_began(on_model, tmp_path):
+    whole = train(on_model(out="whole"))
+    run = on_model()
+    train(run, stop=stop_at(1))
+    result = train(dataclasses.replace(run, resume="must"))
+    chex.assert_trees_all_equal(result.state, whole.state)
+    with jax.set_mesh(run.mesh):
+        params, _ = trained_params(run)
+    chex.assert_trees_all_equal(params, policy_params(run.learner, result.state))
+    assert not {"base", "reference"} & {path[0] for path in stored_arrays(run, 2)}
+    assert ["params", "q", "a"] in stored_arrays(run, 2)
+    with Checkpoints(run.out / "checkpoints") as saved:
+        assert saved.meta(2)["base"] == fingerprint(result.state.base)
+
+
+def test_a_base_that_is_nowhere_else_is_stored(on_model):
+    """The warm-up changes it: what the directory holds is not what the adapters were trained on."""
+    run = on_model("warmup.steps=2")
+    result = train(run)
+    with Checkpoints(run.out / "checkpoints") as saved:
+        assert saved.meta(2)["base"] is None
+    with jax.set_mesh(run.mesh):
+        params, _ = trained_params(run)
+    chex.assert_trees_all_equal(params, policy_params(run.learner, result.state))
+    assert ["base", "embed"] in stored_arrays(run, 2)
+
+
+def test_another_base_is_refused(on_model, tmp_path):
+    run = on_model()
+    train(run, stop=stop_at(1))
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 4] = np.nextafter(tensors[name][3, 4], np.float32(9))
+    save_file(tensors, file)
+    with pytest.raises(
+        CheckpointError, match=r"model.path: .* \(1 of 14 differ, first layers.mlp.up\); put the earlier"
+    ):
+        train(dataclasses.replace(run, resume="must"))
+
+
+def test_a_fingerprint_is_that_of_the_bits_on_every_mesh(tmp_path):
+    write_checkpoint(tmp_path, CONFIG)
+    source = read_source(tmp_path)
+    alone = load(tmp_path, source.config, source.names)
+    mesh = make_mesh(fsdp=4, tensor=2)
+    assert fingerprint(load(tmp_path, source.config, source.names, mesh)) == fingerprint(alone)
+    bits = np.asarray(alone["layers"]["attention"]["k"]).view(np.uint32)
+    assert fingerprint(alone)["layers.attention.k"] == int(bits.sum(dtype=np.uint64)) % 2**32
+    half = jax.device_put(jnp.ones((8, 8)), sharding(mesh, "embed", None))
+    assert fingerprint({"x": half}) == {"x": 64 * 0x3F800000 % 2**32}
