@@ -19,7 +19,7 @@ from grpo_jax.config.model import Model, build_model
 from grpo_jax.config.override import override
 from grpo_jax.mesh import make_mesh
 from grpo_jax.models import fold
-from grpo_jax.models.weights import Card, export, fitting_family
+from grpo_jax.models.weights import Card, export
 from grpo_jax.models.weights.adapter import save_adapter
 from grpo_jax.models.weights.write import check_new
 from grpo_jax.train import CheckpointError, Checkpoints
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         with Checkpoints(folder) as saved:
             config = _config(saved.meta(step)["config"], arguments.overrides)
             model = build_model(config)
-            if arguments.adapter and model.lora is None:
-                raise UserError("--adapter: this run has no adapters; leave it out")
+            if arguments.adapter:
+                _check_adapters(config)
             check_new(arguments.directory)
             mesh = make_mesh(**to_dict(config)["mesh"])
             with jax.set_mesh(mesh):
@@ -80,6 +80,17 @@ def find_checkpoint(path: Path) -> tuple[Path, int]:
     return saved.directory, int(path.name)
 
 
+def _check_adapters(config: Config) -> None:
+    if config.lora.rank is None:
+        raise UserError("--adapter: this run has no adapters; leave it out")
+    if config.model.path is None or config.warmup.steps:
+        why = "drawn from the seed" if config.model.path is None else "changed by the warm-up"
+        raise UserError(
+            f"--adapter: the weights under these adapters were {why}, so no model directory has them; leave it out to "
+            "write them and the adapters merged"
+        )
+
+
 def _config(stored: dict[str, Any], changes: Sequence[str]) -> Config:
     for change in changes:
         stored = override(stored, change)
@@ -95,16 +106,14 @@ def _write(
     arguments: argparse.Namespace,
 ) -> None:
     """Writes the model, adapters merged, or the adapters alone."""
-    source, lora, dtype = model.source, model.lora, arguments.dtype
+    source, lora, dtype, base = model.source, model.lora, arguments.dtype, config.model.path
     if arguments.adapter:
         adapters = restore_adapters(saved, step, mesh, shape=model.shape, lora=lora)
-        family = source.family if source else fitting_family(model.shape)
-        base = config.model.path
-        save_adapter(adapters, model.shape, lora, family, arguments.directory, base=base, dtype=dtype)
+        save_adapter(adapters, model.shape, lora, source.family, arguments.directory, base=base, dtype=dtype)
         return
     params = fold(restore_policy(saved, step, mesh, shape=model.shape, lora=lora, source=source))
     measured = figures(saved.directory.parent, step)
-    card = Card(base=config.model.path, step=step, settings=dump(config), figures=measured)
+    card = Card(base=base, step=step, settings=dump(config), figures=measured)
     export(params, model.shape, model.tokenizer, arguments.directory, card=card, source=source, dtype=dtype)
 
 

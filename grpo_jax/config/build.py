@@ -18,6 +18,7 @@ from grpo_jax.core.slots import asks
 from grpo_jax.data import Dataset, Tokenizer, arithmetic, encode_completions, read_jsonl
 from grpo_jax.data.limit import within_limit
 from grpo_jax.mesh import make_mesh
+from grpo_jax.models.weights import Source
 from grpo_jax.rewards import Reward, resolve
 from grpo_jax.rollout import Sampler
 from grpo_jax.train.learner import Learner
@@ -40,11 +41,8 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
     objective = build_objective(config.objective)
     _check_advantage(config, objective)
     model = build_model(config)
-    tokenizer, vocab = model.tokenizer, model.shape.vocab
+    tokenizer = model.tokenizer
     (train_data, test_data), skipped = _fitting(config, _data(config), tokenizer)
-    if vocab % config.mesh.tensor:
-        message = problem("mesh.tensor", config.mesh.tensor, f"a divisor of the vocabulary ({vocab})", "change it")
-        raise ConfigError([message])
     schedule = _schedule(config, config.optimizer.learning_rate)
     learner = Learner(
         model=model.shape,
@@ -91,7 +89,7 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
         evaluation=_evaluation(config),
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
-        notes=tuple(note for note in (tokenizer.note, skipped) if note),
+        notes=tuple(note for note in (tokenizer.note, _beyond(config, model.source), skipped) if note),
     )
 
 
@@ -171,6 +169,18 @@ def _fitting(
         if skipped:
             notes.append(f"{skipped} of {len(part)} {name} prompts have more than {length} tokens and are left out")
     return kept, "; ".join(notes)
+
+
+def _beyond(config: Config, source: Source | None) -> str:
+    """Returns a remark where texts may become longer than those that the model has seen."""
+    longest = config.data.prompt_length + config.sampling.max_tokens
+    seen = source.raw.get("max_position_embeddings", longest) if source else longest
+    if longest <= seen:
+        return ""
+    return (
+        f"data.prompt_length + sampling.max_tokens is {longest}, but {source.directory / 'config.json'} has "
+        f"max_position_embeddings {seen}: the model may not know what to do beyond"
+    )
 
 
 def _optimizer(config: Config, schedule: Any) -> Any:

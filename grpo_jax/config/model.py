@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from grpo_jax.config.error import ConfigError, problem
+from grpo_jax.config.load import to_dict
 from grpo_jax.config.schema import Config
 from grpo_jax.data import PRINTABLE, CharTokenizer, Tokenizer, arithmetic
 from grpo_jax.data.hf_tokenizer import HfTokenizer
 from grpo_jax.models import DecoderConfig, Lora
-from grpo_jax.models.weights import Source, read_source, resolve_model
+from grpo_jax.models.weights import Source, check, read_source, resolve_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,13 +33,22 @@ def build_model(config: Config) -> Model:
     """Returns the model of a configuration; one of the hub is fetched.
 
     Raises:
+      ConfigError: the mesh does not divide the model.
       FileNotFoundError: `model.path` is no model directory.
       ValueError: it cannot be fetched or read, or its tokenizer does not fit; the message names the file.
     """
+    built = _build(config)
+    _check_mesh(config, built.shape)
+    return built
+
+
+def _build(config: Config) -> Model:
     model, data = config.model, config.data
-    how = {"dtype": model.dtype, "remat": model.remat, "unroll": model.unroll}
+    how = {"dtype": model.dtype or "float32", "remat": model.remat, "unroll": model.unroll}
     if model.path is not None:
+        how["dtype"] = model.dtype or "bfloat16"
         source = read_source(resolve_model(model.path))
+        check(source.directory, source.config, source.names)
         shape = dataclasses.replace(source.config, **how)
         tokenizer = HfTokenizer(source.directory, vocab=shape.vocab, template=data.template, system=data.system)
         return Model(source=source, shape=shape, tokenizer=tokenizer, lora=_lora(config))
@@ -58,6 +69,23 @@ def build_model(config: Config) -> Model:
         **how,
     )
     return Model(source=None, shape=shape, tokenizer=tokenizer, lora=_lora(config))
+
+
+def _check_mesh(config: Config, shape: DecoderConfig) -> None:
+    split = [
+        ("tensor", "the vocabulary", shape.vocab),
+        ("tensor", "the key/value heads", shape.kv_heads),
+        ("tensor", "the experts", shape.experts) if shape.experts else ("tensor", "the MLP's width", shape.mlp),
+        ("fsdp", "the model's width", shape.hidden),
+    ]
+    sizes = to_dict(config)["mesh"]
+    problems = [
+        problem(f"mesh.{axis}", sizes[axis], f"a divisor of {what} ({size})", "change it")
+        for axis, what, size in split
+        if size % sizes[axis]
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _alphabet(config: Config) -> str:

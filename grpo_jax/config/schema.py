@@ -55,8 +55,8 @@ class ModelSection:
     """Base of the rotary wavelengths."""
     norm_eps: Positive = 1e-6
     """Added to the mean square inside RMS norms."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the computation; parameters that are trained stay float32."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the computation; parameters that are trained stay float32. Null: bfloat16 with `path`, else float32."""
     remat: Literal["none", "dots", "layer"] = "none"
     """The backward pass computes again: nothing, all but matrix products, or whole layers. Less memory, more time."""
     unroll: Count = 1

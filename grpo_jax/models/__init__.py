@@ -2,7 +2,7 @@
 
 from grpo_jax.models.adapters import fold
 from grpo_jax.models.config import DecoderConfig
-from grpo_jax.models.decoder import decode, empty_cache, head, hidden_states, init, logical_axes, prefill
+from grpo_jax.models.decoder import decode, empty_cache, head, hidden_states, init, logical_axes, prefill, rounded
 from grpo_jax.models.lora import Adapters, Lora, attach, init_lora, lora_axes, merge
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "lora_axes",
     "merge",
     "prefill",
+    "rounded",
 ]

@@ -70,9 +70,21 @@ def logical_axes(config: DecoderConfig) -> Params:
     return axes
 
 
-def head(params: Params) -> Float[Array, "D V"]:
-    """Returns the output matrix: the head, or the transposed embedding of a tied model."""
-    return params["head"] if "head" in params else params["embed"].T
+def head(config: DecoderConfig, params: Params) -> Float[Array, "D V"]:
+    """Returns the output matrix in compute dtype: the head, or the transposed embedding of a tied model."""
+    return (params["head"] if "head" in params else params["embed"].T).astype(config.dtype)
+
+
+def rounded(config: DecoderConfig, params: Params) -> Params:
+    """Returns the parameters in the dtype in which they are used: `config.dtype`, and float32 for the scales of norms.
+
+    A model that is not trained (rollout, reference, the base of adapters) computes the same with these.
+    """
+
+    def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+        return value if path[-1].key == "scale" else value.astype(config.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def _embed(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
@@ -138,13 +150,13 @@ def hidden_states(
         return (constrain(prompt_x, "prompt"), constrain(x, *STREAM)), None
 
     every = params["layers"], params.get("adapters"), jnp.array(config.local) if mixed else None
+    policies = [jax.checkpoint_policies.dots_with_no_batch_dims_saveable] if config.remat == "dots" else []
+    policies += [keep_no_weights(*every[:2])] if every[1] is not None else []
     if config.remat == "layer":
         layer = jax.checkpoint(layer, prevent_cse=False)
-    elif config.remat == "dots":
-        kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    elif policies:
+        kept = lambda *primitive, **how: all(policy(*primitive, **how) for policy in policies)  # noqa: E731
         layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)
-    elif every[1] is not None:
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=keep_no_weights(*every[:2]))
     prompt_x = constrain(_embed(config, params, prompt.tokens)[:, None], "prompt")
     x = constrain(_embed(config, params, inputs), *STREAM)
     (_, x), _ = jax.lax.scan(layer, (prompt_x, x), every, unroll=config.unroll)
@@ -203,5 +215,5 @@ def decode(
         x = block.finish(x, _attend(config, q, shared, Own(keys, values, sight.own)))
         written.append((keys, values))
     x = _final_norm(config, published, x)[..., 0, :]
-    logits = jnp.einsum("pgd,dv->pgv", x, head(published), preferred_element_type=jnp.float32)
+    logits = jnp.einsum("pgd,dv->pgv", x, head(config, published), preferred_element_type=jnp.float32)
     return soft_cap(logits, config.final_cap), tuple(written)

@@ -19,8 +19,9 @@ _R1 = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*"
 def answer(prompts: list[Any], completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
     """Returns 1 where the final number of a completion is that of the solution, 0 elsewhere, None without a solution.
 
-    The final number stands behind the last `####`, else in the last `<answer>` or `\\\\boxed{}`, else it is the last
-    number of the text. Numbers are compared as numbers: `$1,000.00` is 1000.
+    The final number stands behind the last `####`, else in the last `<answer>` or `\\\\boxed{}`: the first one there,
+    or that behind the last `=` of an equation. Without such a mark it is the last number of the text. Numbers are
+    compared as numbers: `$1,000.00` is 1000.
 
     >>> answer(["?"] * 4, ["so 72.", "#### 71", "It is <answer>$72.0</answer>.", "none"], ["48+24=72\\n#### 72"] * 4)
     [1.0, 0.0, 1.0, 0.0]
@@ -52,6 +53,8 @@ def _final_number(text: str) -> Fraction | None:
     numbers = _NUMBER.findall(text if marked is None else marked)
     if not numbers:
         return None
-    # Behind a marker the first number is the answer, in running text the last.
-    chosen = numbers[-1] if marked is None else numbers[0]
+    chosen = numbers[-1]
+    if marked is not None:
+        result = _NUMBER.findall(marked.rpartition("=")[2])
+        chosen = (result or numbers)[0]
     return Fraction(chosen.replace(",", "").replace("$", ""))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from grpo_jax.models import fold
+from grpo_jax.models import fold, rounded
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params
 
 
 def publish(config: DecoderConfig, params: Params) -> Params:
-    """Returns the weights for decoding: per layer, in compute dtype, with fused projections.
+    """Returns the weights for decoding: per layer, in the dtype in which they are used, with fused projections.
 
     `layers` becomes a tuple of dicts; query, key and value become one matrix `[D, K, R + 2, C]`, gate and up one
     `[D, 2, M]` (of every expert `[E, D, 2, M]`; a router stays as it is). Adapters are added to their weights before
     these are rounded. Runs once per rollout, under `jit`.
     """
-    cast = jax.tree.map(lambda x: x.astype(config.dtype), fold(params))
+    cast = rounded(config, fold(params))
     stacked = cast["layers"]
     attention, mlp = stacked["attention"], stacked["mlp"]
     fused = {**stacked, "attention": {"qkv": _heads(attention, "")}}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from grpo_jax.mesh import fetch, jit
+from grpo_jax.models import DecoderConfig, rounded
 from grpo_jax.models.decoder import Params
 from grpo_jax.models.weights.read import load
 from grpo_jax.models.weights.source import Source
@@ -30,13 +31,13 @@ def stored(run: Run, state: TrainState) -> tuple[TrainState, Fingerprint | None]
     return dataclasses.replace(state, base=None), fingerprint(state.base)
 
 
-def read_base(source: Source, mesh: jax.sharding.Mesh, expected: Fingerprint) -> Params:
-    """Returns the base that a checkpoint left out.
+def read_base(source: Source, model: DecoderConfig, mesh: jax.sharding.Mesh, expected: Fingerprint) -> Params:
+    """Returns the base that a checkpoint left out, in the dtype in which `model` uses it.
 
     Raises:
       CheckpointError: the model directory holds other weights than it did.
     """
-    params = load(source.directory, source.config, source.names, mesh)
+    params = _round(model, load(source.directory, model, source.names, mesh))
     found = fingerprint(params)
     if found != expected:
         names = [name for name in expected if found.get(name) != expected[name]]
@@ -55,4 +56,11 @@ def fingerprint(params: Params) -> Fingerprint:
 
 @jit
 def _sums(params: Params) -> Params:
-    return jax.tree.map(lambda leaf: jnp.sum(jax.lax.bitcast_convert_type(leaf, jnp.uint32), dtype=jnp.uint32), params)
+    def total(leaf: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+        return jnp.sum(bits, dtype=jnp.uint32)
+
+    return jax.tree.map(total, params)
+
+
+_round = jit(rounded, static_argnums=0, donate_argnums=1)

@@ -136,10 +136,10 @@ def score(
         hidden = hidden_states(learner.model, params, *batch)
         against = None
         if reference is not None:
-            against = (hidden_states(learner.model, reference, *batch), head(reference))
+            against = (hidden_states(learner.model, reference, *batch), head(learner.model, reference))
         return token_logprobs(
             hidden,
-            head(params),
+            head(learner.model, params),
             batch[1],
             temperature=learner.temperature,
             chunk=learner.logprob_chunk,

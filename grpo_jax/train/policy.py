@@ -35,7 +35,7 @@ def restore_policy(
     part = saved.restore_part(step, abstract_policy(shape, lora, mesh, base=stored))
     if lora is None:
         return part["params"]
-    base = part["base"] if stored else read_base(source, mesh, left_out)
+    base = part["base"] if stored else read_base(source, shape, mesh, left_out)
     return attach(base, part["params"], lora)
 
 

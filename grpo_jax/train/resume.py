@@ -77,7 +77,7 @@ def restore(run: Run, saved: Checkpoints, start: Start) -> TrainState:
     if base is None:
         return saved.restore(start.checkpoint, abstract)
     state = saved.restore(start.checkpoint, dataclasses.replace(abstract, base=None))
-    return dataclasses.replace(state, base=read_base(run.source, run.mesh, base))
+    return dataclasses.replace(state, base=read_base(run.source, run.learner.model, run.mesh, base))
 
 
 def _compare(run: Run, meta: dict[str, Any], saved: Checkpoints) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from grpo_jax.core.control import mixed_reference
 from grpo_jax.mesh import specs
-from grpo_jax.models import DecoderConfig, Lora, attach, init, init_lora, logical_axes, lora_axes
+from grpo_jax.models import DecoderConfig, Lora, attach, init, init_lora, logical_axes, lora_axes, rounded
 from grpo_jax.models.decoder import Params
 from grpo_jax.train.critic import Critic, init_critic, optimizer
 from grpo_jax.train.learner import Learner
@@ -42,7 +42,8 @@ class TrainState:
 def init_state(learner: Learner, params: Params, key: jax.Array | None = None) -> TrainState:
     """Returns the state at step 0. Reference and critic, if the objective has them, start as copies of `params`.
 
-    With adapters `params` become the base, which is the reference too. A critic is a whole decoder even then.
+    What is not trained is held in the dtype in which it is used. With adapters that is the base, which is the reference
+    too. A critic is a whole decoder even then.
 
     Args:
       params: the policy's weights.
@@ -55,25 +56,16 @@ def init_state(learner: Learner, params: Params, key: jax.Array | None = None) -
     if lora is not None and key is None:
         raise ValueError("key: None; adapters are drawn from it, so a learner with lora needs one")
     trained = params if lora is None else init_lora(learner.model, lora, key)
+    still = lambda: jax.tree.map(jnp.copy, rounded(learner.model, params))  # noqa: E731
     return TrainState(
         params=trained,
         opt_state=learner.optimizer.init(trained),
         step=jnp.zeros((), jnp.int32),
-        reference=_reference(learner, params) if objective.needs_reference and lora is None else None,
-        base=None if lora is None else params,
+        reference=still() if objective.needs_reference and lora is None else None,
+        base=None if lora is None else still(),
         critic=init_critic(learner, params) if objective.needs_critic else None,
         controls={name: jnp.float32(control.initial) for name, control in objective.controls.items()},
     )
-
-
-def _reference(learner: Learner, params: Params) -> Params:
-    """Returns a copy of the weights, with the layers' matrices in the compute dtype, in which they are used anyway."""
-
-    def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
-        matrix = path[0].key == "layers" and path[-1].key != "scale"
-        return jnp.array(value, learner.model.dtype if matrix else value.dtype)
-
-    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def whole(learner: Learner, trained: Params, base: Params | None) -> Params:
@@ -125,11 +117,14 @@ def abstract_state(learner: Learner, mesh: jax.sharding.Mesh) -> Any:
 def abstract_policy(model: DecoderConfig, lora: Lora | None, mesh: jax.sharding.Mesh, *, base: bool) -> dict[str, Any]:
     """Returns what `abstract_state` says of the policy alone: `params`, and with `base` the weights under adapters."""
     key = jax.random.key(0)
-    weights = jax.eval_shape(lambda: init(model, key)), specs(logical_axes(model))
-    parts = {"params": weights} | ({"base": weights} if base else {})
+    axes = specs(logical_axes(model))
+    parts = {"params": _placed(jax.eval_shape(lambda: init(model, key)), axes, mesh)}
     if lora is not None:
-        parts["params"] = jax.eval_shape(lambda: init_lora(model, lora, key)), specs(lora_axes(model, lora))
-    return {name: _placed(*part, mesh) for name, part in parts.items()}
+        adapters = jax.eval_shape(lambda: init_lora(model, lora, key))
+        parts["params"] = _placed(adapters, specs(lora_axes(model, lora)), mesh)
+    if base:
+        parts["base"] = _placed(jax.eval_shape(lambda: rounded(model, init(model, key))), axes, mesh)
+    return parts
 
 
 def constrain_state(learner: Learner, state: TrainState) -> TrainState:

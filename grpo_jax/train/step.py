@@ -75,11 +75,11 @@ def loss(
     objective = learner.objective
     against = divergence = None
     if batch.ref_hidden is not None:
-        against = jax.lax.stop_gradient((batch.ref_hidden, head(reference)))
+        against = jax.lax.stop_gradient((batch.ref_hidden, head(learner.model, reference)))
         divergence = objective.kl.divergence
     scored = token_logprobs(
         hidden_states(learner.model, params, batch.prompt, batch.tokens),
-        head(params),
+        head(learner.model, params),
         batch.tokens,
         temperature=learner.temperature,
         chunk=learner.logprob_chunk,

@@ -150,7 +150,7 @@ def test_an_override_reaches_one_place_even_where_the_file_shares_a_mapping(path
         ("rewards=answer", "rewards: value 'answer'; expected a list"),
         ("rewards.0=3", "rewards.0: value 3; expected a mapping with fields function, weight"),
         ("resume=perhaps", "resume: value 'perhaps'; expected 'auto' or 'never' or 'must'"),
-        ("model.dtype=float16", "model.dtype: value 'float16'; expected 'float32' or 'bfloat16'"),
+        ("model.dtype=float16", "model.dtype: value 'float16'; expected 'float32' or 'bfloat16', or null"),
         ("out=''", "out: value ''; expected text that is not empty"),
         ("out=2026-01-01", "out: value datetime.date(2026, 1, 1); expected text"),
         ("objective=3", "objective: value 3; expected text, or a mapping"),

@@ -70,7 +70,7 @@ def decode_all(config, params, prompt, tokens):
 
 def mean_logp(config, params, prompt, tokens, weight):
     hidden = hidden_states(config, params, prompt, tokens)
-    scored = token_logprobs(hidden, head(params), tokens, chunk=3, soft_cap=config.final_cap)
+    scored = token_logprobs(hidden, head(config, params), tokens, chunk=3, soft_cap=config.final_cap)
     return (scored.logp * weight).mean()
 
 
@@ -100,7 +100,7 @@ def expected_logits(config):
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 def test_the_training_forward_equals_the_plain_one_at_every_position(config):
     params = random_params(config)
-    got = soft_cap(states(config, params, PROMPT, TOKENS) @ head(params), config.final_cap)
+    got = soft_cap(states(config, params, PROMPT, TOKENS) @ head(config, params), config.final_cap)
     np.testing.assert_allclose(got, expected_logits(config), atol=3e-5)
 
 

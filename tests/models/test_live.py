@@ -27,5 +27,5 @@ def test_logits_are_those_of_transformers(directory):
         theirs = model(torch.tensor(tokens)).logits.numpy()
     prompt = PromptBatch(tokens=tokens[:, :9], mask=np.ones((2, 9), bool))
     hidden = hidden_states(source.config, params, prompt, jnp.asarray(tokens[:, None, 9:]))
-    ours = soft_cap(hidden @ head(params), source.config.final_cap)
+    ours = soft_cap(hidden @ head(source.config, params), source.config.final_cap)
     np.testing.assert_allclose(ours[:, 0], theirs[:, 8:-1], atol=1e-4)

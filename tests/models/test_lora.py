@@ -23,6 +23,7 @@ TOKENS = jax.random.randint(jax.random.key(9), (P, G, T), 0, 23)
 CONFIGS = {
     "dense": tiny_config(qkv_bias=True, qk_norm=True, tied=False),
     "recomputed": tiny_config(remat="layer"),
+    "dots": tiny_config(remat="dots"),
     "experts": tiny_config(experts=3, experts_per_token=2),
     "local": tiny_config(local=(True, False), window=3),
     "half": tiny_config(dtype="bfloat16"),
@@ -168,7 +169,7 @@ def test_adapters_inside_the_scan_give_what_merged_weights_give(name):
 def test_decoding_from_published_weights_equals_the_training_forward(name):
     config = CONFIGS[name]
     params = attach(random_params(config), random_adapters(config), LORA)
-    logits = states(config, params, PROMPT, TOKENS) @ head(params)
+    logits = states(config, params, PROMPT, TOKENS) @ head(config, params)
     np.testing.assert_allclose(jnp.moveaxis(decode_all(config, params, PROMPT, TOKENS), 0, 2), logits, atol=3e-5)
 
 
@@ -176,7 +177,7 @@ def test_published_weights_are_added_up_before_they_are_rounded():
     config = CONFIGS["half"]
     params, adapters = random_params(config), random_adapters(config)
     got = publish(config, attach(params, adapters, LORA))
-    assert {x.dtype for x in jax.tree.leaves(got)} == {jnp.dtype("bfloat16")}
+    assert got["layers"][0]["down"].dtype == jnp.bfloat16
     chex.assert_trees_all_equal(got, publish(config, merge(params, adapters, LORA)))
     rounded = jax.tree.map(lambda x: x.astype("bfloat16"), (params, adapters))
     other = publish(config, merge(*rounded, LORA))

@@ -140,10 +140,10 @@ def test_when_the_end_is_tested_does_not_change_the_rollout(check_every):
 def test_the_sampler_and_the_trainer_agree_on_log_probabilities(temperature):
     got = rollout(eos_ids=ends(), sampler=Sampler(temperature=temperature))
     hidden = quick_jit(hidden_states, static_argnums=0)(CONFIG, PARAMS, PROMPT, got.tokens)
-    scored = token_logprobs(hidden, head(PARAMS), got.tokens, temperature=temperature).logp
+    scored = token_logprobs(hidden, head(CONFIG, PARAMS), got.tokens, temperature=temperature).logp
     assert 0 < got.mask.sum() < got.mask.size
     np.testing.assert_allclose(got.logp[got.mask], scored[got.mask], atol=1e-5)
-    other = token_logprobs(hidden, head(PARAMS), got.tokens, temperature=2 * temperature).logp
+    other = token_logprobs(hidden, head(CONFIG, PARAMS), got.tokens, temperature=2 * temperature).logp
     assert float(jnp.abs(got.logp - other)[got.mask].max()) > 0.1
 
 

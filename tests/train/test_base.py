@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from grpo_jax.cli.build import trained_params
+from grpo_jax.cli.main import main
 from grpo_jax.mesh import make_mesh, sharding
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.train import CheckpointError, Checkpoints, train
@@ -78,13 +79,23 @@ def test_a_base_that_is_nowhere_else_is_stored(on_model):
     assert ["base", "embed"] in stored_arrays(run, 2)
 
 
+def test_adapters_of_a_base_that_is_nowhere_else_do_not_come_out_alone(on_model, tmp_path, capsys):
+    """Beside the model of the directory they would be another policy; merged they are what they were."""
+    run = on_model("warmup.steps=2", "train.steps=1")
+    train(run)
+    assert main(["export", str(run.out), str(tmp_path / "alone"), "--adapter"]) == 1
+    assert "the weights under these adapters were changed by the warm-up" in capsys.readouterr().err
+    assert main(["export", str(run.out), str(tmp_path / "merged")]) == 0
+    assert not (tmp_path / "alone").exists()
+
+
 def test_another_base_is_refused(on_model, tmp_path):
     run = on_model()
     train(run, stop=stop_at(1))
     file = tmp_path / "model" / "model.safetensors"
     tensors = load_file(file)
     name = "model.layers.1.mlp.up_proj.weight"
-    tensors[name][3, 4] = np.nextafter(tensors[name][3, 4], np.float32(9))
+    tensors[name][3, 4] *= 1.01
     save_file(tensors, file)
     with pytest.raises(
         CheckpointError, match=r"model.path: .* \(1 of 14 differ, first layers.mlp.up\); put the earlier"

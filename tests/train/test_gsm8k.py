@@ -112,7 +112,7 @@ def test_an_exported_model_has_the_same_logits_in_transformers(home, tmp_path):
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(torch.tensor(tokens)).logits.numpy()
     prompt = PromptBatch(tokens=tokens[:, :1], mask=np.ones((1, 1), bool))
     following = np.append(tokens[:, 1:], [[0]], 1)[:, None]
-    ours = hidden_states(source.config, given, prompt, following) @ head(given)
+    ours = hidden_states(source.config, given, prompt, following) @ head(source.config, given)
     np.testing.assert_allclose(ours[0, 0], theirs[0], atol=1e-4)
 
 

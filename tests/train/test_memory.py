@@ -25,22 +25,22 @@ def learner(**changes):
     return Learner(model=tiny_config(**changes), objective=grpo(), optimizer=optax.sgd(0.1))
 
 
-def test_the_reference_holds_its_matrices_in_the_compute_dtype():
-    one = learner(dtype="bfloat16")
+def test_the_reference_is_held_in_the_dtype_in_which_it_is_used():
+    one = learner(dtype="bfloat16", tied=False, qkv_bias=True)
     state = jax.eval_shape(lambda: init_state(one, init(one.model, jax.random.key(0))))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     kinds = {
         jax.tree_util.keystr(path): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(state.reference)
     }
     for path, dtype in kinds.items():
-        expected = "bfloat16" if "layers" in path and "scale" not in path else "float32"
+        expected = "float32" if "scale" in path else "bfloat16"
         assert dtype == expected, path
     renewed = jax.eval_shape(lambda state: renew_reference(state, 0.5), state)
     chex.assert_trees_all_equal_dtypes(renewed.reference, state.reference)
 
 
 def test_a_policy_and_its_reference_score_alike_at_the_start():
-    """Rounding the matrices once for all changes nothing: the policy rounds them each time it uses them."""
+    """Rounding once for all changes nothing: the policy rounds embedding, matrices and head each time it uses them."""
     one = learner(dtype="bfloat16")
     params = random_params(one.model)
     state = init_state(one, params)

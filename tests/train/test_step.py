@@ -63,7 +63,7 @@ def on_policy(batch):
 
 def log_probs(params, batch):
     """Log-probs of the drawn tokens the plain way, all logits at once."""
-    logits = hidden_states(MODEL, params, batch.prompt, batch.tokens) @ head(params)
+    logits = hidden_states(MODEL, params, batch.prompt, batch.tokens) @ head(MODEL, params)
     return jnp.take_along_axis(jax.nn.log_softmax(logits), batch.tokens[..., None], -1)[..., 0]
 
 
@@ -193,7 +193,9 @@ def test_the_exact_kl_in_the_loss_reads_the_reference_over_the_whole_vocabulary(
     batch = EXPERIENCE(one, state, tiny_prompts(), rollout, rewarded)
 
     def expected(params):
-        hidden = [hidden_states(MODEL, p, batch.prompt, batch.tokens) @ head(p) for p in (params, state.reference)]
+        hidden = [
+            hidden_states(MODEL, p, batch.prompt, batch.tokens) @ head(MODEL, p) for p in (params, state.reference)
+        ]
         logp, ref = (jax.nn.log_softmax(x) for x in hidden)
         kl = (jnp.exp(logp) * (logp - ref)).sum(-1)
         reinforce = log_probs(params, batch) * batch.advantage
@@ -295,7 +297,7 @@ def test_scores_and_losses_know_the_models_bound_on_its_logits(batch):
     one = dataclasses.replace(learner(ppo_clip()), model=model)
     params = jax.tree.map(lambda x: 3 * x, init(model, jax.random.key(0)))
     batch = on_policy(batch)
-    logits = hidden_states(model, params, batch.prompt, batch.tokens) @ head(params)
+    logits = hidden_states(model, params, batch.prompt, batch.tokens) @ head(model, params)
     capped = jax.nn.log_softmax(1.5 * jnp.tanh(logits / 1.5))
     expected = jnp.take_along_axis(capped, batch.tokens[..., None], -1)[..., 0]
     uncapped = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.tokens[..., None], -1)[..., 0]

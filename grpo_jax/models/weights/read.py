@@ -63,6 +63,16 @@ def load(
     return params
 
 
+def check(directory: str | Path, config: DecoderConfig, names: Mapping[str, str]) -> None:
+    """Compares the headers of a directory's weights with the model's, before any weight is read.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load`, for everything that a header says.
+    """
+    with Tensors(Path(directory)) as tensors:
+        _check(tensors, make_leaves(config, names), tied=config.tied)
+
+
 def _sharding(mesh: jax.sharding.Mesh | None, leaf: Leaf) -> Sharding:
     if mesh is None:
         return SingleDeviceSharding(jax.local_devices()[0])

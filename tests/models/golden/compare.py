@@ -66,7 +66,7 @@ def prompts(name):
 @functools.partial(quick_jit, static_argnums=0)
 def logits(config, params, prompt, tokens):
     """The logits that predict each token."""
-    return soft_cap(hidden_states(config, params, prompt, tokens) @ head(params), config.final_cap)
+    return soft_cap(hidden_states(config, params, prompt, tokens) @ head(config, params), config.final_cap)
 
 
 @functools.partial(quick_jit, static_argnums=0)
@@ -75,7 +75,7 @@ def scored(config, params, prompt, tokens, mask):
 
     def mean(params):
         hidden = hidden_states(config, params, prompt, tokens)
-        logp = token_logprobs(hidden, head(params), tokens, soft_cap=config.final_cap).logp
+        logp = token_logprobs(hidden, head(config, params), tokens, soft_cap=config.final_cap).logp
         return logp.mean(where=mask), logp
 
     return jax.grad(mean, has_aux=True)(params)
