@@ -63,9 +63,9 @@ def test_weights_that_are_not_the_models_are_named_before_any_is_read(folder):
 
 
 def test_texts_beyond_what_the_model_has_seen_are_noted(folder):
-    limits = "data.prompt_length=40", "sampling.max_tokens=24"
-    assert not any("max_position_embeddings" in note for note in build_run(config(folder, *limits)).notes)
-    longer = build_run(config(folder, limits[0], "sampling.max_tokens=25"))
-    assert any(
-        f"is 65, but {folder / 'model' / 'config.json'} has max_position_embeddings 64" in n for n in longer.notes
-    )
+    limits = "data.prompt_length=40", "data.template="
+    within = build_run(config(folder, *limits, "sampling.max_tokens=24"))
+    beyond = build_run(config(folder, *limits, "sampling.max_tokens=25"))
+    expected = f"is 65, but {folder / 'model' / 'config.json'} has max_position_embeddings 64"
+    assert not any("max_position_embeddings" in note for note in within.notes)
+    assert any(expected in note for note in beyond.notes)
