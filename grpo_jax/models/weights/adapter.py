@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from safetensors.numpy import save_file
 
 from grpo_jax.mesh import fetch
 from grpo_jax.models.adapters import TARGETS
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.lora import Adapters, Lora
 from grpo_jax.models.weights.files import FLOATS
-from grpo_jax.models.weights.write import new_directory, write_json
+from grpo_jax.models.weights.write import new_directory, write_json, write_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -69,9 +67,7 @@ def save_adapter(
             raise ValueError(f"{name} holds values that are not finite in {dtype}: the adapter would be of no use")
     with new_directory(directory) as folder:
         write_json(folder, CONFIG, _config(lora, sorted(m.rpartition(".")[2] for m in modules.values()), base))
-        if jax.process_index() == 0:
-            held = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-            save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
+        write_tensors({name: np.ascontiguousarray(value) for name, value in tensors.items()}, folder / WEIGHTS)
 
 
 def _config(lora: Lora, modules: list[str], base: str | None) -> dict[str, Any]:

@@ -129,10 +129,10 @@ def write_weights(
     current = 0
     for name, value in _tensors(params, leaves, dtype):
         if shards[name] != current:
-            _write_shard(held, folder / files[current])
+            write_tensors(held, folder / files[current])
             held, current = {}, shards[name]
         held[name] = value
-    _write_shard(held, folder / files[current])
+    write_tensors(held, folder / files[current])
     if count > 1:
         sizes = (math.prod(leaf.shape) for leaf in leaves)
         index = {
@@ -170,7 +170,10 @@ def _tensors(params: Params, leaves: list[Leaf], dtype: str) -> Iterator[tuple[s
             yield name, np.ascontiguousarray(leaf.to_stored(part))
 
 
-def _write_shard(held: dict[str, np.ndarray], file: Path) -> None:
+def write_tensors(held: Mapping[str, np.ndarray], file: Path) -> None:
+    """Writes a safetensors file, in the first process."""
     if jax.process_index() == 0:
         # Readers of other libraries refuse a file that does not say which framework's layout it has.
-        save_file(held, file, metadata={"format": "pt"})
+        save_file(dict(held), file, metadata={"format": "pt"})
+        # safetensors lets nobody else read it; servers often run as somebody else.
+        file.chmod(file.parent.stat().st_mode & 0o666)

@@ -1,6 +1,8 @@
 """What is written is what was read, in shards or in one file, whole or not at all."""
 
 import json
+import os
+import stat
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +53,18 @@ def test_load_save_load_gives_identical_tensors(tmp_path, dtype, shard_bytes, ti
             held = {name: tensors[name].nbytes for name in opened.keys()}  # noqa: SIM118
         assert {name for name, where in content["weight_map"].items() if where == file} == held.keys()
         assert sum(held.values()) <= shard_bytes or len(held) == 1
+
+
+def test_whoever_may_read_the_directory_may_read_the_weights(tmp_path):
+    config = decoder_config()
+    write_checkpoint(tmp_path / "a")
+    before = os.umask(0o027)
+    try:
+        save(load(tmp_path / "a", config, names(config)), config, FAMILY, tmp_path / "b")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.filemode(path.stat().st_mode) for path in (tmp_path / "b").iterdir()}
+    assert set(modes.values()) == {"-rw-r-----"}, modes
 
 
 def test_parameters_on_a_mesh_are_written_whole(tmp_path):
