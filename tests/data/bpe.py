@@ -19,10 +19,12 @@ TEMPLATE = """\
 {%- endif %}
 {% endif %}"""
 
+WORDS = ("What is one plus two? The answer is three. user assistant system",) * 4
+
 
 @functools.cache
-def _trained():
-    """The merges of a few words; every byte is a token."""
+def _trained(texts):
+    """The merges of the texts' words, 290 tokens at most; every byte is a token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -32,14 +34,17 @@ def _trained():
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator(["What is one plus two? The answer is three. user assistant system"] * 4, trainer)
+    bpe.train_from_iterator(texts, trainer)
     return bpe.to_str()
 
 
-def write_tokenizer(directory, *, template=TEMPLATE, bos=False, generation=None, **settings):
-    """Writes tokenizer.json and tokenizer_config.json (Qwen's layout), and generation_config.json if given."""
+def write_tokenizer(directory, *, texts=WORDS, template=TEMPLATE, bos=False, generation=None, **settings):
+    """Writes tokenizer.json and tokenizer_config.json (Qwen's layout), and generation_config.json if given.
+
+    The merges are learnt from `texts`, a tuple.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    bpe = Tokenizer.from_str(_trained())
+    bpe = Tokenizer.from_str(_trained(texts))
     if bos:
         bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
     bpe.save(str(directory / "tokenizer.json"))

@@ -1,6 +1,7 @@
 """configs/gsm8k.yaml from end to end on a tiny checkpoint: load, roll out, reward, update, resume, export."""
 
 import dataclasses
+import importlib.util
 import json
 
 import chex
@@ -12,11 +13,14 @@ import pytest
 from grpo_jax.cli.main import main
 from grpo_jax.config import ConfigError, load
 from grpo_jax.config.build import build_run
-from grpo_jax.data import HfTokenizer
+from grpo_jax.data import Dataset, HfTokenizer
 from grpo_jax.models import head, hidden_states
 from grpo_jax.models.weights import Card, export, read_source
 from grpo_jax.models.weights import load as load_weights
-from grpo_jax.train import Checkpoints, train
+from grpo_jax.rewards import Rewards
+from grpo_jax.rollout import Sampler
+from grpo_jax.train import Checkpoints, evaluate, train
+from grpo_jax.train.programs import draw, make_published
 from grpo_jax.train.record import read_metrics
 from grpo_jax.types import PromptBatch
 from tests.data.bpe import END, PAD, write_tokenizer
@@ -27,16 +31,42 @@ ROWS = [
     {"question": f"What is {a} plus {b}?", "answer": f"{a} plus {b} is <<{a}+{b}={a + b}>>{a + b}.\n#### {a + b}"}
     for a, b in [(1, 2), (3, 4), (5, 6), (7, 8), (2, 9), (4, 4)]
 ]
+QUESTIONS = tuple(row["question"] for row in ROWS)
+RAW = CONFIG | {"vocab_size": 320, "tie_word_embeddings": True, "eos_token_id": [END, PAD]}
+"""The config.json of a model that begins nearly uniform over its tokens: its weights, norms aside, are small."""
+
+
+def by_transformers(directory):
+    """The model as transformers itself writes it."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; the model written with NumPy stands for it")
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config.from_dict(RAW))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight.normal_(std=0.1)
+    model.save_pretrained(directory)
+    write_tokenizer(directory, texts=QUESTIONS)
+
+
+def by_numpy(directory):
+    """The same without PyTorch; the numbers are others."""
+    small = {name: 1.0 + 0 * x if "norm" in name else 0.1 * x for name, x in random_tensors(RAW).items()}
+    write_checkpoint(directory, RAW, small)
+    write_tokenizer(directory, texts=QUESTIONS, generation={"eos_token_id": [END, PAD]})
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A directory with a model that begins nearly uniform over its tokens, and questions."""
+def home(request, tmp_path_factory):
+    """A directory with a model, whose tokenizer is learnt from the questions, and the questions.
+
+    The model is written by transformers where PyTorch is; a test may ask for one of the two ways.
+    """
     home = tmp_path_factory.mktemp("gsm8k")
-    raw = CONFIG | {"vocab_size": 320, "tie_word_embeddings": True, "eos_token_id": [END, PAD]}
-    small = {name: 1.0 + 0 * x if "norm" in name else 0.1 * x for name, x in random_tensors(raw).items()}
-    write_checkpoint(home / "model", raw, small)
-    write_tokenizer(home / "model", generation={"eos_token_id": [END, PAD]})
+    write = getattr(request, "param", by_transformers if importlib.util.find_spec("torch") else by_numpy)
+    write(home / "model")
     for name, part in (("train", ROWS), ("test", ROWS[:2])):
         (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return home
@@ -70,6 +100,7 @@ def run_of(home, out, *more):
     return build_run(load("configs/gsm8k.yaml", changes(home, out, *more)))
 
 
+@pytest.mark.parametrize("home", [by_transformers, by_numpy], indirect=True)
 def test_from_a_directory_to_a_directory(home, tmp_path, capsys):
     """The run starts at the checkpoint's weights, learns, is the same after a stop, and comes out as a model again."""
     source = read_source(home / "model")
@@ -82,7 +113,7 @@ def test_from_a_directory_to_a_directory(home, tmp_path, capsys):
     whole = train(run_of(home, tmp_path / "whole"))
     chex.assert_trees_all_equal(result.state, whole.state)
     assert rows(run) == rows(run_of(home, tmp_path / "whole"))
-    assert "config.json has a vocabulary of 320 for 290 tokens of " in capsys.readouterr().out
+    assert "config.json has a vocabulary of 320 for 278 tokens of " in capsys.readouterr().out
     assert [row["step"] for row in read_metrics(run.out, "eval")] == [0, 2]
     assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in rows(run))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), result.state.params, given)
@@ -118,6 +149,8 @@ def test_an_exported_model_has_the_same_logits_in_transformers(home, tmp_path):
 
 def test_prompts_reach_the_model_through_the_template(home, tmp_path):
     run = run_of(home, tmp_path / "run")
+    pieces = [run.tokenizer.decode([i]) for i in run.tokenizer.encode(ROWS[0]["question"])]
+    assert {"What", " is", " plus"} < set(pieces)  # merges of the questions
     text = run.tokenizer.decode(run.tokenizer.encode_prompt(run.train_data.prompts([0])[0]))
     assert "What is 1 plus 2?" in text
     assert text.endswith("Assistant:")
@@ -159,9 +192,35 @@ def test_a_model_that_does_not_exist_is_named(home, tmp_path):
         run_of(home, tmp_path / "run", f"model.path={tmp_path / 'nowhere'}")
 
 
-def test_adapters_train_on_a_model_and_come_out_merged_or_alone(home, tmp_path):
-    """The base stays as it was read; merged it is another model, and alone the adapters name their base."""
-    out, lora = tmp_path / "run", ("lora.rank=2", "train.steps=1")
+def printed(run, params, prompts):
+    """What `eval`, greedy `sample` and `sample --n 4` print of a model after one step."""
+    data, texts = Dataset(tuple({"prompt": prompt} for prompt in prompts)), []
+    with (
+        jax.set_mesh(run.mesh),
+        Rewards(run.rewards, workers=run.reward_workers, deadline=run.reward_deadline) as rewards,
+    ):
+        published = make_published(run.learner.model, params)
+        scores = evaluate(run, rewards, published)
+        for group, sampler in ((1, Sampler(temperature=0)), (4, run.evaluation.sampler)):
+            drawn = draw(run, published, data, range(len(data)), step=1, group=group, sampler=sampler)
+            texts.append("".join(f"{prompts[i // group]}{text}\n" for i, text in enumerate(drawn.completions)))
+    return ["".join(f"{name:<10}{value:.4f}\n" for name, value in scores.items()), *texts]
+
+
+def test_adapters_train_on_a_model_and_come_out_merged_or_alone(home, tmp_path, capsys):
+    """The base stays as it was read; merged it is another model, and alone the adapters name their base.
+
+    `eval` and `sample` on the run print what the merged model gives, and not what the base gives.
+    """
+    # Half of the random completions have a digit, so the scores of two models differ.
+    judged = (
+        "rewards=[{function: 'tests.train.rewards:digits'}]",
+        f"data.test={home / 'train.jsonl'}",
+        "data.test_size=6",
+        "eval.samples=16",
+        "optimizer.learning_rate=1e-2",
+    )
+    out, lora = tmp_path / "run", ("lora.rank=2", "train.steps=1", *judged)
     source = read_source(home / "model")
     given = load_weights(source.directory, source.config, source.names)
     result = train(run_of(home, out, *lora))
@@ -176,3 +235,18 @@ def test_adapters_train_on_a_model_and_come_out_merged_or_alone(home, tmp_path):
     described = json.loads((tmp_path / "alone" / "adapter_config.json").read_text())
     assert described["base_model_name_or_path"] == str(home / "model")
     assert described["r"] == 2
+
+    arguments, prompts, said = changes(home, out, *lora), QUESTIONS[:2], []
+    asked = [word for prompt in prompts for word in ("--prompt", prompt)]
+    for command, *more in (["eval"], ["sample", *asked, "--temperature", "0"], ["sample", *asked, "--n", "4"]):
+        capsys.readouterr()
+        assert main([command, "configs/gsm8k.yaml", *more, *arguments]) == 0
+        said.append(capsys.readouterr().out)
+    title, said[0] = said[0].split("\n", 1)
+    assert title == f"{out}, step 1, 6 held-out problems"
+    plain = run_of(home, tmp_path / "plain", *judged, f"model.path={tmp_path / 'whole'}")
+    assert plain.learner.lora is None
+    assert said == printed(plain, merged, prompts)
+    scores, _, sampled = printed(plain, given, prompts)
+    assert said[0] != scores
+    assert said[2] != sampled

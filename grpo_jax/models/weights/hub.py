@@ -46,8 +46,14 @@ def _fetch(repository: str, revision: str | None, name: str) -> Path:
         reason = "it is gated: accept its terms on the hub and log in (`hf auth login`)"
     except errors.RepositoryNotFoundError:
         reason = "there is neither such a directory nor such a repository, or it is private: log in (`hf auth login`)"
-    except errors.LocalEntryNotFoundError:
+    except errors.RevisionNotFoundError:
+        reason = f"the repository has no branch, tag or commit {revision or 'main'}"
+    except errors.LocalEntryNotFoundError as error:
         reason = "the hub cannot be reached and the local cache does not have it: fetch it while online, or give a path"
-    except (errors.HfHubHTTPError, OSError) as error:
+        # Every answer but 401 and 404 is to the client a hub that is away: a token without rights, too many requests.
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            reason = f"the hub refuses it and the local cache does not have it: {error.__cause__}"
+    except (errors.HTTPError, OSError) as error:
+        # HTTPError is of the HTTP client's library, httpx or its successor: a proxy, a connection that breaks off.
         reason = f"{error}"
-    raise ValueError(f"model {name} cannot be fetched: {reason}")
+    raise ValueError(f"model {name} cannot be fetched: {' '.join(reason.split())}")
