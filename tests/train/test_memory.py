@@ -76,3 +76,10 @@ def test_rematerialisation_changes_no_gradient(remat):
     gradient = quick_jit(jax.grad(loss), static_argnums=1)
     saved = dataclasses.replace(plain, model=dataclasses.replace(plain.model, remat=remat))
     chex.assert_trees_all_close(gradient(params, saved), gradient(params, plain), rtol=1e-4, atol=1e-5)
+
+
+def test_the_reference_shares_no_memory_with_what_an_update_overwrites():
+    one = learner()
+    state = init_state(one, random_params(one.model))
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.reference), strict=True):
+        assert ours.unsafe_buffer_pointer() != theirs.unsafe_buffer_pointer()
