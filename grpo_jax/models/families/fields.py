@@ -10,13 +10,15 @@ _NAMES = """
     architectures model_type transformers_version dtype torch_dtype use_cache cache_implementation
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id initializer_range initializer_factor attention_dropout resid_pdrop embd_pdrop hidden_dropout
-    max_position_embeddings pretraining_tp output_router_logits router_aux_loss_coef
+    max_position_embeddings max_sequence_length pretraining_tp output_router_logits router_aux_loss_coef
     output_attentions output_hidden_states return_dict return_dict_in_generate chunk_size_feed_forward
     id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class prefix
     is_encoder_decoder is_decoder add_cross_attention cross_attention_hidden_size torchscript pruned_heads
     use_flash_attn attn_implementation unsloth_fixed unsloth_version is_llama_config transformers.js_config
     max_length min_length do_sample temperature top_k top_p num_beams repetition_penalty length_penalty
     num_return_sequences no_repeat_ngram_size early_stopping bad_words_ids
+    typical_p num_beam_groups diversity_penalty encoder_no_repeat_ngram_size suppress_tokens begin_suppress_tokens
+    output_scores remove_invalid_values exponential_decay_length_penalty tf_legacy_loss tie_encoder_decoder use_bfloat16
 """
 WITHOUT_EFFECT = frozenset(_NAMES.split())
 """Fields that change neither logits nor their gradient."""

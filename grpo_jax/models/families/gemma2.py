@@ -18,6 +18,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     f = Fields(raw, "gemma2")
     gemma_fields(f)
     shape, window = f.shape(tied=True, head_width=256), f.get("sliding_window", 4096)
+    f.fixed("sliding_window_size", window, None)  # the same once more, in the larger models
     windows = f.windows(window, [i % 2 == 0 for i in range(shape["layers"])])
     config = DecoderConfig(
         **{**shape, **ALWAYS, **f.biases(), **windows, **read_rope(f)},

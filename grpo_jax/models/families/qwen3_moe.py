@@ -17,6 +17,9 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     # Layers are stacked, so all of them are routed.
     f.fixed("decoder_sparse_step", 1)
     f.fixed("mlp_only_layers", [], None)
+    f.fixed("shared_expert_intermediate_size", 0, None)
+    f.fixed("qkv_bias", False)
+    f.fixed("use_qk_norm", True)
     f.get("intermediate_size")  # the width of layers without a router, of which there are none
     f.get("max_window_layers")  # without effect here: a window is on all layers or on none
     shape = f.shape(tied=False, mlp="moe_intermediate_size")

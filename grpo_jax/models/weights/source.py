@@ -53,7 +53,11 @@ def read_source(directory: str | Path, families: Mapping[str, Family] = FAMILIES
     family = families.get(raw.get("model_type"))
     known = ", ".join(f"{name} ({family.architecture})" for name, family in families.items())
     if family is None:
-        raise ValueError(f"{file}: model_type is {raw.get('model_type')!r}, which is not known; known are {known}")
+        kind = raw.get("model_type")
+        # A model that also sees images holds its text model's fields in a mapping of their own.
+        text = f"; of such models only the text model is read, saved by itself as '{kind}_text'"
+        hint = text if f"{kind}_text" in families else ""
+        raise ValueError(f"{file}: model_type is {kind!r}, which is not known{hint}; known are {known}")
     architectures = raw.get("architectures") or [family.architecture]
     if family.architecture not in architectures:
         raise ValueError(

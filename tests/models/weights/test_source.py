@@ -32,6 +32,11 @@ def test_a_directory_is_read_by_its_family(tmp_path):
             {"model_type": "gpt2"},
             r"model_type is 'gpt2', which is not known; known are qwen2 \(Qwen2ForCausalLM\), .*gemma3_text \(",
         ),
+        (
+            {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}},
+            "model_type is 'gemma3', which is not known; of such models only the text model is read, saved by itself "
+            "as 'gemma3_text'; known are ",
+        ),
         ({"model_type": None}, "model_type is None, which is not known"),
         (
             {"architectures": ["Qwen2ForSequenceClassification"]},
