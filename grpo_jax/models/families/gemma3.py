@@ -17,9 +17,10 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     gemma2.gemma_fields(f)
     # The field exists, and transformers does not use it: whatever the model was trained with, it is not clear.
     f.fixed("attn_logit_softcapping", None)
-    shape, window = f.shape(tied=True, head_width=256), f.get("sliding_window", 4096)
+    shape, window = f.shape(tied=True, head_width=256), f.optional_positive("sliding_window", 4096)
     # Every sixth layer is global unless the file says otherwise; some writers put an underscore before the name.
-    period = f.get("sliding_window_pattern", f.get("_sliding_window_pattern", 6))
+    named = [name for name in ("sliding_window_pattern", "_sliding_window_pattern") if name in raw]
+    period = f.integer(named[0]) if named else 6
     windows = f.windows(window, [(i + 1) % period != 0 for i in range(shape["layers"])])
     ropes = read_two_ropes(f, theta=1e6, local_theta=1e4)
     if not windows:
@@ -28,7 +29,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
         **{**shape, **gemma2.ALWAYS, **f.biases(), **windows, **ropes},
         qk_norm=True,
         query_scalar=f.number("query_pre_attn_scalar", 256),
-        final_cap=f.get("final_logit_softcapping"),
+        final_cap=f.optional_number("final_logit_softcapping"),
     )
     f.close()
     return config
