@@ -24,7 +24,10 @@ FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Everything that a tokenizer is made of; an export copies these."""
+"""Everything that a tokenizer is made of; an export copies these, and the named templates."""
+
+NAMED = "additional_chat_templates"
+"""The folder of templates beside the default one, each in a file of its name."""
 
 _CHARACTER = 4
 """Bytes of UTF-8, and so tokens, that one character takes at most."""
@@ -42,7 +45,8 @@ class HfTokenizer:
       vocab: rows of the model's embedding; None checks nothing. Models have more rows than tokens, for alignment:
         `note` says so. The other way round is an error, except for added tokens that no ordinary text contains.
       config_file: where `vocab` is from, for messages; by default the directory's config.json.
-      template: None, 'model', 'r1', a file, or Jinja source (see `chat.find_template`).
+      template: None, 'model', 'r1', a file, or Jinja source (see `chat.find_template`). Where the model has several of
+        its own, 'model' is the one called default.
       system: a system prompt in front of every conversation.
       options: variables of the template, such as `{"enable_thinking": False}`.
 
@@ -73,11 +77,14 @@ class HfTokenizer:
         self._system = system
         self._options = dict(options or {})
         if template is None or template == MODEL:
-            self._jinja = self._tokenizer.chat_template
+            own = self._tokenizer.chat_template
+            self._jinja = own.get("default") if isinstance(own, dict) else own
+            if not isinstance(self._jinja, str | None):
+                raise ValueError(f"{self.directory} has the chat template {self._jinja!r:.80}: expected Jinja source")
             if template == MODEL and self._jinja is None:
                 raise ValueError(
-                    f"template: {MODEL!r}, but {self.directory} has no chat template: give one, such as 'r1', or leave "
-                    "it out to take prompts as they stand"
+                    f"template: {MODEL!r}, but {self._lacks()}, such as 'r1', or leave it out to take prompts as they "
+                    "stand"
                 )
         else:
             self._jinja = find_template(template)
@@ -136,7 +143,7 @@ class HfTokenizer:
     def prompt_text(self, prompt: Prompt) -> str:
         """Returns the text that the template makes of a prompt."""
         if self._jinja is None:
-            raise ValueError(f"the prompt is a list of messages, but {self.directory} has no chat template: give one")
+            raise ValueError(f"the prompt is a list of messages, but {self._lacks()}")
         apply = lambda messages, **asked: self._tokenizer.apply_chat_template(  # noqa: E731
             messages, tokenize=False, chat_template=self._jinja, **asked, **self._options
         )
@@ -172,6 +179,19 @@ class HfTokenizer:
         for name in FILES:
             if (self.directory / name).is_file():
                 shutil.copyfile(self.directory / name, folder / name)
+        for file in sorted((self.directory / NAMED).glob("*.jinja")):
+            (folder / NAMED).mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / NAMED / file.name)
+
+    def _lacks(self) -> str:
+        """Returns why the model's own template cannot be taken, and what to do."""
+        named = self._tokenizer.chat_template
+        if named is None:
+            return f"{self.directory} has no chat template: give one"
+        return (
+            f"{self.directory} has the chat templates {', '.join(sorted(named))} and none of them is called default: "
+            "give the path of a file with the one to take"
+        )
 
     def _opening(self) -> tuple[int, ...]:
         """Returns what the tokenizer itself puts in front of a text: BOS, or nothing."""

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from grpo_jax.data import CharTokenizer, Dataset, HfTokenizer, encode_completions, encode_prompts, within_limit
-from tests.data.bpe import BOS, END, PAD, write_tokenizer
+from tests.data.bpe import BOS, END, PAD, TEMPLATE, write_tokenizer
 
 TEXTS = ["What is one plus two?", "", "  two  spaces ", "é 😀 ǆ\n", "日本語 a", "plus\t<think>"]
 
@@ -116,6 +116,35 @@ def test_messages_go_through_the_models_template(tokenizer):
     assert tokenizer.encode_prompt(messages)[0] == 1  # <|im_start|> is one token
     begun = [*messages, {"role": "assistant", "content": "Let me think. <think>"}]
     assert tokenizer.prompt_text(begun) == expected + "Let me think. <think>"
+
+
+def test_the_default_one_of_several_templates_is_taken(tmp_path, tokenizer):
+    """They are a list in tokenizer_config.json, or files of which the default one has the usual name."""
+    message = [{"role": "user", "content": "two?"}]
+    others = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": TEMPLATE}]
+    listed = write_tokenizer(tmp_path / "listed", template=others)
+    assert HfTokenizer(listed).prompt_text(message) == tokenizer.prompt_text(message)
+    assert HfTokenizer(listed, template="model").prompt_text("two?") == tokenizer.prompt_text(message)
+    filed = write_tokenizer(tmp_path / "filed", template=None)
+    (filed / "chat_template.jinja").write_text(TEMPLATE)
+    (filed / "additional_chat_templates").mkdir()
+    (filed / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    assert HfTokenizer(filed, template="model").prompt_text("two?") == tokenizer.prompt_text(message)
+
+
+def test_several_templates_without_a_default_one_are_named(tmp_path):
+    others = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "rag", "template": TEMPLATE}]
+    folder = write_tokenizer(tmp_path, template=others)
+    expected = (
+        f"{folder} has the chat templates rag, tool_use and none of them is called default: give the path of a file "
+        "with the one to take"
+    )
+    with pytest.raises(ValueError, match=rf"^template: 'model', but {expected}, such as 'r1', or leave it out"):
+        HfTokenizer(folder, template="model")
+    texts = HfTokenizer(folder)
+    assert texts.encode_prompt("two?") == texts.encode("two?")
+    with pytest.raises(ValueError, match=f"^the prompt is a list of messages, but {expected}$"):
+        texts.encode_prompt([{"role": "user", "content": "two?"}])
 
 
 def test_the_models_template_alone_says_whether_bos_stands_in_front(tmp_path):
@@ -295,6 +324,7 @@ def test_an_added_token_without_a_row_is_refused_only_where_a_text_has_it(tmp_pa
     [
         (lambda d: (d / "tokenizer.json").write_text("{"), ValueError, "its tokenizer cannot be read"),
         (lambda d: [p.unlink() for p in d.iterdir()], FileNotFoundError, "has no tokenizer: expected tokenizer.json"),
+        (lambda d: write_tokenizer(d, template=3), ValueError, "has the chat template 3: expected Jinja source"),
         (lambda d: write_tokenizer(d, eos_token=None), ValueError, "names no EOS token: set eos_token in"),
         (
             lambda d: write_tokenizer(d, generation={"eos_token_id": ["x"]}),
@@ -322,10 +352,18 @@ def test_files_are_copied_byte_for_byte(tmp_path):
     folder = write_tokenizer(tmp_path / "a")
     (folder / "chat_template.jinja").write_bytes(b"{{ messages }}\r\n")
     (folder / "own.py").write_text("code")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_bytes(b"{{ tools }}\r\n")
+    (folder / "additional_chat_templates" / "own.py").write_text("code")
     (tmp_path / "b").mkdir()
     HfTokenizer(folder).save(tmp_path / "b")
-    copied = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-    assert copied == {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "own.py"}
+
+    def files(directory):
+        found = (path for path in directory.rglob("*") if path.is_file() and path.name != "own.py")
+        return {str(path.relative_to(directory)): path.read_bytes() for path in found}
+
+    assert files(tmp_path / "b") == files(folder)
+    assert not list((tmp_path / "b").rglob("own.py"))
 
 
 def test_a_tokenizer_of_characters_is_written_in_files_that_give_the_same_ids(tmp_path):
