@@ -51,7 +51,8 @@ class HfTokenizer:
       options: variables of the template, such as `{"enable_thinking": False}`.
 
     Attributes:
-      eos_ids: the tokenizer's EOS token, then the others of generation_config.json (config.json without one).
+      eos_ids: the tokenizer's EOS token, then the others of generation_config.json, or of config.json where the
+        former names none.
       bos_id: what the tokenizer puts in front of a text, or None.
       pad_id: the padding token, or the first EOS token; masks tell padding, never this id.
       note: a remark about the vocabulary for the run's log, or ''.
@@ -243,10 +244,10 @@ def _read(directory: Path) -> Any:
 def _eos_ids(directory: Path, own: int | None) -> tuple[int, ...]:
     """Returns the ids that end a completion, the tokenizer's own first."""
     files = [directory / name for name in ("generation_config.json", "config.json")]
-    file = next((file for file in files if file.is_file()), None)
-    found = _json(file).get("eos_token_id") if file else None
+    named = {file: _json(file).get("eos_token_id") for file in files if file.is_file()}
+    file, found = next(((file, ids) for file, ids in named.items() if ids is not None), (None, None))
     ids = found if isinstance(found, list) else [found]
-    ids = list(dict.fromkeys(i for i in (own, *ids) if i is not None))
+    ids = [i for i in (own, *ids) if i is not None]
     if not ids:
         raise ValueError(
             f"{directory} names no EOS token: set eos_token in tokenizer_config.json or eos_token_id in "
@@ -254,7 +255,7 @@ def _eos_ids(directory: Path, own: int | None) -> tuple[int, ...]:
         )
     if wrong := [i for i in ids if not isinstance(i, int) or isinstance(i, bool) or i < 0]:
         raise ValueError(f"{file} has the eos_token_id {wrong[0]!r}: expected an id or a list of ids")
-    return tuple(ids)
+    return tuple(dict.fromkeys(ids))
 
 
 def _json(file: Path) -> dict[str, Any]:

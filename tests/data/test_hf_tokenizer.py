@@ -31,6 +31,12 @@ def test_eos_ids_are_the_tokenizers_first_and_then_those_of_the_generation_confi
     assert HfTokenizer(write_tokenizer(tmp_path / "b")).eos_ids == (END,)
     (tmp_path / "b" / "config.json").write_text('{"eos_token_id": [7]}')
     assert HfTokenizer(tmp_path / "b").eos_ids == (END, 7)
+    (tmp_path / "b" / "generation_config.json").write_text('{"temperature": 0.6}')  # says nothing of ends
+    assert HfTokenizer(tmp_path / "b").eos_ids == (END, 7)
+    (tmp_path / "b" / "generation_config.json").write_text('{"eos_token_id": null}')
+    assert HfTokenizer(tmp_path / "b").eos_ids == (END, 7)
+    (tmp_path / "b" / "generation_config.json").write_text('{"eos_token_id": 8}')
+    assert HfTokenizer(tmp_path / "b").eos_ids == (END, 8)
     assert HfTokenizer(
         write_tokenizer(tmp_path / "c", eos_token=None, generation={"eos_token_id": [9, 8]})
     ).eos_ids == (
@@ -330,6 +336,11 @@ def test_an_added_token_without_a_row_is_refused_only_where_a_text_has_it(tmp_pa
             lambda d: write_tokenizer(d, generation={"eos_token_id": ["x"]}),
             ValueError,
             r"generation_config\.json has the eos_token_id 'x': expected an id",
+        ),
+        (
+            lambda d: write_tokenizer(d, generation={"eos_token_id": [[END]]}),
+            ValueError,
+            r"generation_config\.json has the eos_token_id \[2\]: expected an id",
         ),
         (lambda d: (d / "generation_config.json").write_text("[]"), ValueError, "holds a JSON list"),
         (lambda d: (d / "generation_config.json").write_text("{"), ValueError, r"generation_config\.json is not valid"),
