@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -48,18 +49,19 @@ class HfTokenizer:
       template: None, 'model', 'r1', a file, or Jinja source (see `chat.find_template`). Where the model has several of
         its own, 'model' is the one called default.
       system: a system prompt in front of every conversation.
-      options: variables of the template, such as `{"enable_thinking": False}`.
+      options: variables of the template, such as `{"enable_thinking": False}`. One that it does not read is an error.
 
     Attributes:
       eos_ids: the tokenizer's EOS token, then the others of generation_config.json, or of config.json where the
         former names none.
       bos_id: what the tokenizer puts in front of a text, or None.
       pad_id: the padding token, or the first EOS token; masks tell padding, never this id.
-      note: a remark about the vocabulary for the run's log, or ''.
+      note: remarks for the run's log, about the vocabulary and about a template that reads the clock, or ''.
 
     Raises:
       FileNotFoundError: there is no tokenizer in the directory.
-      ValueError: it needs code of its own, has no EOS token, or does not fit the model; or a wrong `template`.
+      ValueError: it needs code of its own, has no EOS token, or does not fit the model; or a wrong `template` or
+        `options`.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class HfTokenizer:
         else:
             self._jinja = find_template(template)
         self._source = str(self.directory) if template in (None, MODEL) else f"template={template!r:.60}"
+        self._check_options()
         self.eos_ids = _eos_ids(self.directory, self._tokenizer.eos_token_id)
         pad = self._tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else pad
@@ -97,7 +100,8 @@ class HfTokenizer:
         self.bos_id = self._before[0] if self._before else None
         self._tokens = max(self._tokenizer.get_vocab().values()) + 1
         self._rows = self._tokens if vocab is None else vocab
-        self.note = self._fit(Path(config_file or self.directory / "config.json"))
+        notes = (self._fit(Path(config_file or self.directory / "config.json")), self._clock())
+        self.note = "; ".join(note for note in notes if note)
 
     @property
     def vocab_size(self) -> int:
@@ -129,8 +133,9 @@ class HfTokenizer:
         """
         check_prompt(prompt)
         if isinstance(prompt, str) and self.template is None:
-            if self._system is not None:
-                raise ValueError(f"system: a text prompt is taken as it stands; set template to {MODEL!r} or another")
+            if self._system is not None or self._options:
+                given = "template options" if self._system is None else "system"
+                raise ValueError(f"{given}: a text prompt is taken as it stands; set template to {MODEL!r} or another")
             ids = [*self._before, *self.encode(prompt)]
         else:
             ids = self.encode(self.prompt_text(prompt))
@@ -193,6 +198,27 @@ class HfTokenizer:
             f"{self.directory} has the chat templates {', '.join(sorted(named))} and none of them is called default: "
             "give the path of a file with the one to take"
         )
+
+    def _reads(self, name: str) -> bool:
+        """Returns whether the template has a word: a variable or a function that it may read."""
+        return self._jinja is not None and re.search(rf"\b{re.escape(name)}\b", self._jinja) is not None
+
+    def _check_options(self) -> None:
+        for name in self._options:
+            if not self._reads(name):
+                has = "does not read it" if self._jinja is not None else "is not there"
+                raise ValueError(
+                    f"template options: {name!r}, but the chat template of {self._source} {has}: remove it"
+                )
+
+    def _clock(self) -> str:
+        """Returns a remark about a template that writes the date: the same prompt is another one tomorrow."""
+        if not self._reads("strftime_now") or "date_string" in self._options:
+            return ""
+        remark = f"the chat template of {self._source} writes today's date into prompts that it lays out"
+        if self._reads("date_string"):
+            return f"{remark}: data.template_options.date_string fixes it"
+        return f"{remark}, and has no variable for it: give a template without"
 
     def _opening(self) -> tuple[int, ...]:
         """Returns what the tokenizer itself puts in front of a text: BOS, or nothing."""

@@ -183,6 +183,38 @@ def test_a_template_makes_messages_of_texts(tmp_path):
         assert mine.encode_prompt("two?") == mine.encode("Q: two? A:")
 
 
+def test_a_variable_that_the_template_does_not_read_is_refused(tmp_path):
+    """A typing error would switch nothing off and say nothing."""
+    folder = write_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=rf"'enable_think', but the chat template of {tmp_path} does not read it: rem"):
+        HfTokenizer(folder, template="model", options={"enable_think": False})
+    with pytest.raises(ValueError, match=r"'tokenize', but the chat template of template='r1' does not read it"):
+        HfTokenizer(folder, template="r1", options={"tokenize": True})
+    write_tokenizer(tmp_path, template=None)
+    with pytest.raises(ValueError, match=rf"template options: 'x', but the chat template of {tmp_path} is not there: "):
+        HfTokenizer(folder, options={"x": 1})
+
+
+DATED = "{% if not date_string is defined %}{% set date_string = strftime_now('%Y') %}{% endif %}{{ date_string }} "
+
+
+def test_a_template_that_reads_the_clock_is_noted(tmp_path):
+    folder = write_tokenizer(tmp_path, template=DATED + TEMPLATE)
+    dated = HfTokenizer(folder, template="model")
+    assert dated.note == (
+        f"the chat template of {folder} writes today's date into prompts that it lays out: "
+        "data.template_options.date_string fixes it"
+    )
+    padded = HfTokenizer(folder, vocab=dated.vocab_size + 1)
+    assert padded.note.endswith(f": the other rows are padding; {dated.note}")
+    fixed = HfTokenizer(folder, template="model", options={"date_string": "26 Jul 2024"})
+    assert fixed.note == ""
+    assert fixed.prompt_text("two?").startswith("26 Jul 2024 <|im_start|>user")
+    assert HfTokenizer(folder, template="r1").note == ""  # the model's is not in use
+    write_tokenizer(tmp_path, template="{{ strftime_now('%Y') }}" + TEMPLATE)
+    assert HfTokenizer(folder).note.endswith("lays out, and has no variable for it: give a template without")
+
+
 def test_the_layout_of_r1(tmp_path):
     tokenizer = HfTokenizer(write_tokenizer(tmp_path, template=None, bos=True), template="r1", system="Use digits.")
     text = tokenizer.prompt_text("one plus two?")
@@ -215,6 +247,7 @@ REFUSES = (
         ({"template": REFUSES, "system": "Be brief."}, "fails: no system prompt"),
         ({"template": "{{ messages[0].content"}, "fails: unexpected end of template"),
         ({"system": "Be brief."}, "system: a text prompt is taken as it stands; set template to 'model'"),
+        ({"options": {"enable_thinking": True}}, "template options: a text prompt is taken as it stands; set template"),
     ],
 )
 def test_a_template_that_loses_something_is_refused(tmp_path, options, message):
