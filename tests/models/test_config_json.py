@@ -72,6 +72,29 @@ def test_rotary_scalings_are_read_in_both_styles(raw, scaling):
         assert read(FAMILIES["qwen2"].write(config), "qwen2") == config
 
 
+@pytest.mark.parametrize(
+    ("kinds", "period"),
+    [
+        ("SSSSSFSSSSSFSS", 6),
+        ("SSFSSFS", 3),
+        ("FFF", 1),
+        ("SSS", 4),
+        ("SF", 2),
+        ("SSFS", 3),
+        ("FSF", None),
+        ("SSFF", None),
+    ],
+)
+def test_a_regular_pattern_is_written_for_readers_from_before_layer_types(kinds, period):
+    names = {"S": "sliding_attention", "F": "full_attention"}
+    shape = {**SHAPE, "num_hidden_layers": len(kinds), "layer_types": [names[kind] for kind in kinds]}
+    config = read(shape, "gemma3_text")
+    written = FAMILIES["gemma3_text"].write(config)
+    assert written.get("sliding_window_pattern") == period
+    if period is not None:
+        assert read({**written, "layer_types": None}, "gemma3_text") == config
+
+
 def test_a_model_without_local_layers_has_no_base_of_theirs():
     """The field is written, since readers want it, and stands for nothing."""
     config = read({**SHAPE, "model_type": "gemma3_text", "layer_types": ["full_attention"] * 2})

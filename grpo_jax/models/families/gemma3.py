@@ -37,7 +37,15 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
 
 def write(config: DecoderConfig) -> dict[str, Any]:
     """Returns the fields that `read` reads."""
-    return {**gemma2.write(config), "attn_logit_softcapping": None, **write_two_ropes(config)}
+    pattern = _pattern([config.is_local(i) for i in range(config.layers)])
+    return {**gemma2.write(config), "attn_logit_softcapping": None, **pattern, **write_two_ropes(config)}
+
+
+def _pattern(local: list[bool]) -> dict[str, int]:
+    """Returns the period of global layers, if there is one: readers from before `layer_types` take 6 without it."""
+    period = local.index(False) + 1 if False in local else len(local) + 1
+    regular = local == [(i + 1) % period != 0 for i in range(len(local))]
+    return {"sliding_window_pattern": period} if regular else {}
 
 
 FAMILY = Family(name="gemma3_text", architecture="Gemma3ForCausalLM", read=read, fields=write)
