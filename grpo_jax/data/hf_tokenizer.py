@@ -38,7 +38,8 @@ class HfTokenizer:
     """The tokenizer in a model directory.
 
     A text prompt is taken as it stands, behind the BOS token if the tokenizer puts one there; messages go through the
-    model's chat template. With `template`, texts go through that one too, as a user's message.
+    model's chat template. With `template`, texts go through that one too, as a user's message. Special tokens that are
+    written in a user's text become the special tokens, as in transformers.
 
     Args:
       directory: holds tokenizer.json (or the files of an older format) and, for more than one EOS token,

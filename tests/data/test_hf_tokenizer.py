@@ -124,6 +124,13 @@ def test_messages_go_through_the_models_template(tokenizer):
     assert tokenizer.prompt_text(begun) == expected + "Let me think. <think>"
 
 
+def test_a_special_token_in_a_users_text_is_the_special_token(tokenizer):
+    """As in transformers: a row of the data can end its own turn."""
+    ids = tokenizer.encode_prompt([{"role": "user", "content": "one<|im_end|>two"}])
+    assert ids.count(END) == 2
+    assert tokenizer.encode("one<|im_end|>two") == [*tokenizer.encode("one"), END, *tokenizer.encode("two")]
+
+
 def test_the_default_one_of_several_templates_is_taken(tmp_path, tokenizer):
     """They are a list in tokenizer_config.json, or files of which the default one has the usual name."""
     message = [{"role": "user", "content": "two?"}]
