@@ -239,6 +239,8 @@ MALFORMED = [
     ("qwen2", {"rope_theta": math.inf}, "rope_theta is inf; expected a number above 1"),
     ("qwen2", {"rope_theta": None}, "rope_theta is None; expected a number above 1"),
     ("gemma3_text", {"rope_local_base_freq": -1}, "rope_local_base_freq is -1; expected a number above 1"),
+    ("llama", {"max_position_embeddings": "4k"}, "max_position_embeddings is '4k'; expected an integer above 0"),
+    ("qwen2", {"max_position_embeddings": None}, "max_position_embeddings is None; expected an integer above 0"),
     ("mistral", {"sliding_window": "x"}, "sliding_window is 'x'; expected an integer above 0"),
     ("mistral", {"sliding_window": 1.5}, "sliding_window is 1.5; expected an integer above 0"),
     ("qwen2", {"layer_types": 3}, "layer_types is 3; expected a list of sliding_attention and full_attention, or null"),

@@ -117,6 +117,7 @@ class Fields:
         self.fixed("partial_rotary_factor", 1.0, None)
         self.fixed("rope_interleaved", False)
         self.fixed("use_mrope", False)
+        self.integer("max_position_embeddings", 1)  # changes no number, but a run compares its texts with it
         kv_heads = heads if "num_key_value_heads" in self.raw else None
         return {
             "vocab": self.positive("vocab_size"),
