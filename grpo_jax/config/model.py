@@ -50,7 +50,13 @@ def _build(config: Config) -> Model:
         source = read_source(resolve_model(model.path))
         check(source.directory, source.config, source.names)
         shape = dataclasses.replace(source.config, **how)
-        tokenizer = HfTokenizer(source.directory, vocab=shape.vocab, template=data.template, system=data.system)
+        tokenizer = HfTokenizer(
+            source.directory,
+            vocab=shape.vocab,
+            template=data.template,
+            system=data.system,
+            options=data.template_options,
+        )
         return Model(source=source, shape=shape, tokenizer=tokenizer, lora=_lora(config))
     tokenizer = CharTokenizer(_alphabet(config))
     shape = DecoderConfig(

@@ -6,9 +6,10 @@ Rules between fields are in `validate`. Nothing here imports JAX.
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 from pydantic.dataclasses import dataclass
 
 Whole = Annotated[int, Field(strict=True, ge=0, description="an integer of at least 0")]
@@ -21,6 +22,8 @@ PositiveShare = Annotated[float, Field(strict=True, gt=0, le=1, description="a n
 Decay = Annotated[float, Field(strict=True, ge=0, lt=1, description="a number from 0 up to, not including, 1")]
 Flag = Annotated[bool, Field(strict=True, description="true or false")]
 Text = Annotated[str, Field(strict=True, min_length=1, description="text that is not empty")]
+VARIABLES = "a mapping of names to text (a date in quotes), numbers, true, false, null, lists or mappings"
+Variables = Annotated[dict[Text, JsonValue], Field(strict=True, description=VARIABLES)]
 
 Adapted = Literal["q", "k", "v", "out", "gate", "up", "down"]
 
@@ -111,6 +114,8 @@ class Data:
     """Chat template: `model` (its own), `r1`, a file or Jinja; null takes text prompts as they stand."""
     system: Text | None = None
     """System prompt in front of every conversation; needs a template."""
+    template_options: Variables = field(default_factory=dict)
+    """Variables of the chat template, such as {enable_thinking: false}; needs model.path."""
     too_long: Literal["error", "skip"] = "error"
     """Prompts beyond prompt_length: `error` refuses the data, `skip` leaves them out and says how many."""
     operations: Count = 2

@@ -73,6 +73,9 @@ def _data(config: Config) -> Iterator[str]:
     for field, value in (("data.template", data.template), ("data.system", data.system)):
         if config.model.path is None and value is not None:
             yield problem(field, value, "null, because a new model's tokenizer has no templates", "set model.path")
+    if config.model.path is None and data.template_options:
+        expected = "{}, because a new model's tokenizer has no templates"
+        yield problem("data.template_options", data.template_options, expected, "set model.path")
     if data.source == "arithmetic":
         if data.test is not None:
             yield problem("data.test", data.test, "null, because arithmetic makes its own held-out problems", "drop it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,7 +25,10 @@ FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Everything that a tokenizer is made of; an export copies these."""
+"""Everything that a tokenizer is made of; an export copies these, and the named templates."""
+
+NAMED = "additional_chat_templates"
+"""The folder of templates beside the default one, each in a file of its name."""
 
 _CHARACTER = 4
 """Bytes of UTF-8, and so tokens, that one character takes at most."""
@@ -34,7 +38,8 @@ class HfTokenizer:
     """The tokenizer in a model directory.
 
     A text prompt is taken as it stands, behind the BOS token if the tokenizer puts one there; messages go through the
-    model's chat template. With `template`, texts go through that one too, as a user's message.
+    model's chat template. With `template`, texts go through that one too, as a user's message. Special tokens that are
+    written in a user's text become the special tokens, as in transformers.
 
     Args:
       directory: holds tokenizer.json (or the files of an older format) and, for more than one EOS token,
@@ -42,19 +47,22 @@ class HfTokenizer:
       vocab: rows of the model's embedding; None checks nothing. Models have more rows than tokens, for alignment:
         `note` says so. The other way round is an error, except for added tokens that no ordinary text contains.
       config_file: where `vocab` is from, for messages; by default the directory's config.json.
-      template: None, 'model', 'r1', a file, or Jinja source (see `chat.find_template`).
+      template: None, 'model', 'r1', a file, or Jinja source (see `chat.find_template`). Where the model has several of
+        its own, 'model' is the one called default.
       system: a system prompt in front of every conversation.
-      options: variables of the template, such as `{"enable_thinking": False}`.
+      options: variables of the template, such as `{"enable_thinking": False}`. One that it does not read is an error.
 
     Attributes:
-      eos_ids: the tokenizer's EOS token, then the others of generation_config.json (config.json without one).
+      eos_ids: the tokenizer's EOS token, then the others of generation_config.json, or of config.json where the
+        former names none.
       bos_id: what the tokenizer puts in front of a text, or None.
       pad_id: the padding token, or the first EOS token; masks tell padding, never this id.
-      note: a remark about the vocabulary for the run's log, or ''.
+      note: remarks for the run's log, about the vocabulary and about a template that reads the clock, or ''.
 
     Raises:
       FileNotFoundError: there is no tokenizer in the directory.
-      ValueError: it needs code of its own, has no EOS token, or does not fit the model; or a wrong `template`.
+      ValueError: it needs code of its own, has no EOS token, or does not fit the model; or a wrong `template` or
+        `options`.
     """
 
     def __init__(
@@ -73,15 +81,19 @@ class HfTokenizer:
         self._system = system
         self._options = dict(options or {})
         if template is None or template == MODEL:
-            self._jinja = self._tokenizer.chat_template
+            own = self._tokenizer.chat_template
+            self._jinja = own.get("default") if isinstance(own, dict) else own
+            if not isinstance(self._jinja, str | None):
+                raise ValueError(f"{self.directory} has the chat template {self._jinja!r:.80}: expected Jinja source")
             if template == MODEL and self._jinja is None:
                 raise ValueError(
-                    f"template: {MODEL!r}, but {self.directory} has no chat template: give one, such as 'r1', or leave "
-                    "it out to take prompts as they stand"
+                    f"template: {MODEL!r}, but {self._lacks()}, such as 'r1', or leave it out to take prompts as they "
+                    "stand"
                 )
         else:
             self._jinja = find_template(template)
         self._source = str(self.directory) if template in (None, MODEL) else f"template={template!r:.60}"
+        self._check_options()
         self.eos_ids = _eos_ids(self.directory, self._tokenizer.eos_token_id)
         pad = self._tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else pad
@@ -89,7 +101,8 @@ class HfTokenizer:
         self.bos_id = self._before[0] if self._before else None
         self._tokens = max(self._tokenizer.get_vocab().values()) + 1
         self._rows = self._tokens if vocab is None else vocab
-        self.note = self._fit(Path(config_file or self.directory / "config.json"))
+        notes = (self._fit(Path(config_file or self.directory / "config.json")), self._clock())
+        self.note = "; ".join(note for note in notes if note)
 
     @property
     def vocab_size(self) -> int:
@@ -121,8 +134,9 @@ class HfTokenizer:
         """
         check_prompt(prompt)
         if isinstance(prompt, str) and self.template is None:
-            if self._system is not None:
-                raise ValueError(f"system: a text prompt is taken as it stands; set template to {MODEL!r} or another")
+            if self._system is not None or self._options:
+                given = "template options" if self._system is None else "system"
+                raise ValueError(f"{given}: a text prompt is taken as it stands; set template to {MODEL!r} or another")
             ids = [*self._before, *self.encode(prompt)]
         else:
             ids = self.encode(self.prompt_text(prompt))
@@ -136,7 +150,7 @@ class HfTokenizer:
     def prompt_text(self, prompt: Prompt) -> str:
         """Returns the text that the template makes of a prompt."""
         if self._jinja is None:
-            raise ValueError(f"the prompt is a list of messages, but {self.directory} has no chat template: give one")
+            raise ValueError(f"the prompt is a list of messages, but {self._lacks()}")
         apply = lambda messages, **asked: self._tokenizer.apply_chat_template(  # noqa: E731
             messages, tokenize=False, chat_template=self._jinja, **asked, **self._options
         )
@@ -172,6 +186,40 @@ class HfTokenizer:
         for name in FILES:
             if (self.directory / name).is_file():
                 shutil.copyfile(self.directory / name, folder / name)
+        for file in sorted((self.directory / NAMED).glob("*.jinja")):
+            (folder / NAMED).mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / NAMED / file.name)
+
+    def _lacks(self) -> str:
+        """Returns why the model's own template cannot be taken, and what to do."""
+        named = self._tokenizer.chat_template
+        if named is None:
+            return f"{self.directory} has no chat template: give one"
+        return (
+            f"{self.directory} has the chat templates {', '.join(sorted(named))} and none of them is called default: "
+            "give the path of a file with the one to take"
+        )
+
+    def _reads(self, name: str) -> bool:
+        """Returns whether the template has a word: a variable or a function that it may read."""
+        return self._jinja is not None and re.search(rf"\b{re.escape(name)}\b", self._jinja) is not None
+
+    def _check_options(self) -> None:
+        for name in self._options:
+            if not self._reads(name):
+                has = "does not read it" if self._jinja is not None else "is not there"
+                raise ValueError(
+                    f"template options: {name!r}, but the chat template of {self._source} {has}: remove it"
+                )
+
+    def _clock(self) -> str:
+        """Returns a remark about a template that writes the date: the same prompt is another one tomorrow."""
+        if not self._reads("strftime_now") or "date_string" in self._options:
+            return ""
+        remark = f"the chat template of {self._source} writes today's date into prompts that it lays out"
+        if self._reads("date_string"):
+            return f"{remark}: data.template_options.date_string fixes it"
+        return f"{remark}, and has no variable for it: give a template without"
 
     def _opening(self) -> tuple[int, ...]:
         """Returns what the tokenizer itself puts in front of a text: BOS, or nothing."""
@@ -223,10 +271,10 @@ def _read(directory: Path) -> Any:
 def _eos_ids(directory: Path, own: int | None) -> tuple[int, ...]:
     """Returns the ids that end a completion, the tokenizer's own first."""
     files = [directory / name for name in ("generation_config.json", "config.json")]
-    file = next((file for file in files if file.is_file()), None)
-    found = _json(file).get("eos_token_id") if file else None
+    named = {file: _json(file).get("eos_token_id") for file in files if file.is_file()}
+    file, found = next(((file, ids) for file, ids in named.items() if ids is not None), (None, None))
     ids = found if isinstance(found, list) else [found]
-    ids = list(dict.fromkeys(i for i in (own, *ids) if i is not None))
+    ids = [i for i in (own, *ids) if i is not None]
     if not ids:
         raise ValueError(
             f"{directory} names no EOS token: set eos_token in tokenizer_config.json or eos_token_id in "
@@ -234,7 +282,7 @@ def _eos_ids(directory: Path, own: int | None) -> tuple[int, ...]:
         )
     if wrong := [i for i in ids if not isinstance(i, int) or isinstance(i, bool) or i < 0]:
         raise ValueError(f"{file} has the eos_token_id {wrong[0]!r}: expected an id or a list of ids")
-    return tuple(ids)
+    return tuple(dict.fromkeys(ids))
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,13 @@ def test_an_override_reaches_one_place_even_where_the_file_shares_a_mapping(path
         ("eval.top_p=0", "eval.top_p: value 0; expected a number above 0, at most 1, or null"),
         ("eval.min_p=2", "eval.min_p: value 2; expected a number above 0, at most 1, or null"),
         ("eval.every=off", "eval.every: value 'off'; expected an integer of at least 1, or null"),
+        (
+            "data.template_options=off",
+            "data.template_options: value 'off'; expected a mapping of names to text (a date",
+        ),
+        ("data.template_options.date_string=2026-01-01", "data.template_options: value datetime.date(2026, 1, 1); exp"),
+        ("data.template_options={1: x}", "data.template_options: value 1; expected a mapping of names to text"),
+        ("data.template_optoins.x=1", "data.template_optoins: unknown field; did you mean 'template_options'?"),
         ("mesh.data=0", "mesh.data: value 0; expected an integer of at least 1"),
         ("rewards.0.weight=.nan", "rewards.0.weight: value nan; expected a finite number"),
         ("rewards=answer", "rewards: value 'answer'; expected a list"),
@@ -222,6 +230,19 @@ def test_what_is_dumped_loads_back_equal(change, tmp_path):
     assert load(tmp_path / "dumped.yaml") == config
     assert from_dict(to_dict(config)) == config
     assert isinstance(to_dict(config)["rewards"], list)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"enable_thinking": False}, {"date_string": "26 Jul 2024", "tools": [{"name": "f", "depth": 1.5}, None]}],
+)
+def test_the_variables_of_a_template_come_back_as_they_were_given(change, tmp_path, options):
+    config = change("model={path: m}", f"data.template_options={json.dumps(options)}")
+    assert config.data.template_options == options
+    (tmp_path / "dumped.yaml").write_text(dump(config))
+    assert load(tmp_path / "dumped.yaml") == config == from_dict(to_dict(config))
+    more = load(tmp_path / "dumped.yaml", ["data.template_options.depth=2"]).data.template_options
+    assert more == options | {"depth": 2}
 
 
 def test_only_what_builds_a_run_imports_jax():

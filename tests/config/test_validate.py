@@ -16,6 +16,14 @@ from grpo_jax.config import ConfigError
         (["data.source=gsm8k"], "data.source: value 'gsm8k'; expected 'arithmetic' or the path of a .jsonl file"),
         (["data.source=a.jsonl", "data.test=b.csv"], "data.test: value 'b.csv'; expected a .jsonl file"),
         (["train.overlong_buffer=100"], "train.overlong_buffer: value 100; expected at most sampling.max_tokens"),
+        (
+            ["data.template=model"],
+            "data.template: value 'model'; expected null, because a new model's tokenizer has no",
+        ),
+        (
+            ["data.template_options.enable_thinking=false"],
+            "data.template_options: value {'enable_thinking': False}; expected {}, because a new model's tokenizer has",
+        ),
         (["data.train_size="], "data.train_size: value None; expected a number"),
         (["data.test_size="], "data.test_size: value None; expected a number"),
         (["rewards=[]"], "rewards: value []; expected at least one reward"),
@@ -67,6 +75,7 @@ def test_a_contradiction_is_named_with_its_field_and_value(change, overrides, me
     [
         ["model.hidden=34", "model.head_width=8"],
         ["model.kv_heads=1"],
+        ["model={path: m}", "data.template=model", "data.template_options.enable_thinking=false"],
         ["data.source=a.jsonl", "data.test=b.jsonl"],
         ["data.source=a.jsonl", "data.train_size=", "data.test_size="],
         ["train.minibatches=2", "train.micro_prompts=2", "mesh.data=2"],

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from grpo_jax.data import CharTokenizer, Dataset, HfTokenizer, encode_completions, encode_prompts, within_limit
-from tests.data.bpe import BOS, END, PAD, write_tokenizer
+from tests.data.bpe import BOS, END, PAD, TEMPLATE, write_tokenizer
 
 TEXTS = ["What is one plus two?", "", "  two  spaces ", "é 😀 ǆ\n", "日本語 a", "plus\t<think>"]
 
@@ -31,6 +31,12 @@ def test_eos_ids_are_the_tokenizers_first_and_then_those_of_the_generation_confi
     assert HfTokenizer(write_tokenizer(tmp_path / "b")).eos_ids == (END,)
     (tmp_path / "b" / "config.json").write_text('{"eos_token_id": [7]}')
     assert HfTokenizer(tmp_path / "b").eos_ids == (END, 7)
+    (tmp_path / "b" / "generation_config.json").write_text('{"temperature": 0.6}')  # says nothing of ends
+    assert HfTokenizer(tmp_path / "b").eos_ids == (END, 7)
+    (tmp_path / "b" / "generation_config.json").write_text('{"eos_token_id": null}')
+    assert HfTokenizer(tmp_path / "b").eos_ids == (END, 7)
+    (tmp_path / "b" / "generation_config.json").write_text('{"eos_token_id": 8}')
+    assert HfTokenizer(tmp_path / "b").eos_ids == (END, 8)
     assert HfTokenizer(
         write_tokenizer(tmp_path / "c", eos_token=None, generation={"eos_token_id": [9, 8]})
     ).eos_ids == (
@@ -118,6 +124,42 @@ def test_messages_go_through_the_models_template(tokenizer):
     assert tokenizer.prompt_text(begun) == expected + "Let me think. <think>"
 
 
+def test_a_special_token_in_a_users_text_is_the_special_token(tokenizer):
+    """As in transformers: a row of the data can end its own turn."""
+    ids = tokenizer.encode_prompt([{"role": "user", "content": "one<|im_end|>two"}])
+    assert ids.count(END) == 2
+    assert tokenizer.encode("one<|im_end|>two") == [*tokenizer.encode("one"), END, *tokenizer.encode("two")]
+
+
+def test_the_default_one_of_several_templates_is_taken(tmp_path, tokenizer):
+    """They are a list in tokenizer_config.json, or files of which the default one has the usual name."""
+    message = [{"role": "user", "content": "two?"}]
+    others = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": TEMPLATE}]
+    listed = write_tokenizer(tmp_path / "listed", template=others)
+    assert HfTokenizer(listed).prompt_text(message) == tokenizer.prompt_text(message)
+    assert HfTokenizer(listed, template="model").prompt_text("two?") == tokenizer.prompt_text(message)
+    filed = write_tokenizer(tmp_path / "filed", template=None)
+    (filed / "chat_template.jinja").write_text(TEMPLATE)
+    (filed / "additional_chat_templates").mkdir()
+    (filed / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    assert HfTokenizer(filed, template="model").prompt_text("two?") == tokenizer.prompt_text(message)
+
+
+def test_several_templates_without_a_default_one_are_named(tmp_path):
+    others = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "rag", "template": TEMPLATE}]
+    folder = write_tokenizer(tmp_path, template=others)
+    expected = (
+        f"{folder} has the chat templates rag, tool_use and none of them is called default: give the path of a file "
+        "with the one to take"
+    )
+    with pytest.raises(ValueError, match=rf"^template: 'model', but {expected}, such as 'r1', or leave it out"):
+        HfTokenizer(folder, template="model")
+    texts = HfTokenizer(folder)
+    assert texts.encode_prompt("two?") == texts.encode("two?")
+    with pytest.raises(ValueError, match=f"^the prompt is a list of messages, but {expected}$"):
+        texts.encode_prompt([{"role": "user", "content": "two?"}])
+
+
 def test_the_models_template_alone_says_whether_bos_stands_in_front(tmp_path):
     message = [{"role": "user", "content": "two?"}]
     without = HfTokenizer(write_tokenizer(tmp_path, bos=True))
@@ -146,6 +188,38 @@ def test_a_template_makes_messages_of_texts(tmp_path):
         mine = HfTokenizer(folder, template=template)
         assert mine.prompt_text("two?") == "Q: two? A:"
         assert mine.encode_prompt("two?") == mine.encode("Q: two? A:")
+
+
+def test_a_variable_that_the_template_does_not_read_is_refused(tmp_path):
+    """A typing error would switch nothing off and say nothing."""
+    folder = write_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=rf"'enable_think', but the chat template of {tmp_path} does not read it: rem"):
+        HfTokenizer(folder, template="model", options={"enable_think": False})
+    with pytest.raises(ValueError, match=r"'tokenize', but the chat template of template='r1' does not read it"):
+        HfTokenizer(folder, template="r1", options={"tokenize": True})
+    write_tokenizer(tmp_path, template=None)
+    with pytest.raises(ValueError, match=rf"template options: 'x', but the chat template of {tmp_path} is not there: "):
+        HfTokenizer(folder, options={"x": 1})
+
+
+DATED = "{% if not date_string is defined %}{% set date_string = strftime_now('%Y') %}{% endif %}{{ date_string }} "
+
+
+def test_a_template_that_reads_the_clock_is_noted(tmp_path):
+    folder = write_tokenizer(tmp_path, template=DATED + TEMPLATE)
+    dated = HfTokenizer(folder, template="model")
+    assert dated.note == (
+        f"the chat template of {folder} writes today's date into prompts that it lays out: "
+        "data.template_options.date_string fixes it"
+    )
+    padded = HfTokenizer(folder, vocab=dated.vocab_size + 1)
+    assert padded.note.endswith(f": the other rows are padding; {dated.note}")
+    fixed = HfTokenizer(folder, template="model", options={"date_string": "26 Jul 2024"})
+    assert fixed.note == ""
+    assert fixed.prompt_text("two?").startswith("26 Jul 2024 <|im_start|>user")
+    assert HfTokenizer(folder, template="r1").note == ""  # the model's is not in use
+    write_tokenizer(tmp_path, template="{{ strftime_now('%Y') }}" + TEMPLATE)
+    assert HfTokenizer(folder).note.endswith("lays out, and has no variable for it: give a template without")
 
 
 def test_the_layout_of_r1(tmp_path):
@@ -180,6 +254,7 @@ REFUSES = (
         ({"template": REFUSES, "system": "Be brief."}, "fails: no system prompt"),
         ({"template": "{{ messages[0].content"}, "fails: unexpected end of template"),
         ({"system": "Be brief."}, "system: a text prompt is taken as it stands; set template to 'model'"),
+        ({"options": {"enable_thinking": True}}, "template options: a text prompt is taken as it stands; set template"),
     ],
 )
 def test_a_template_that_loses_something_is_refused(tmp_path, options, message):
@@ -295,11 +370,17 @@ def test_an_added_token_without_a_row_is_refused_only_where_a_text_has_it(tmp_pa
     [
         (lambda d: (d / "tokenizer.json").write_text("{"), ValueError, "its tokenizer cannot be read"),
         (lambda d: [p.unlink() for p in d.iterdir()], FileNotFoundError, "has no tokenizer: expected tokenizer.json"),
+        (lambda d: write_tokenizer(d, template=3), ValueError, "has the chat template 3: expected Jinja source"),
         (lambda d: write_tokenizer(d, eos_token=None), ValueError, "names no EOS token: set eos_token in"),
         (
             lambda d: write_tokenizer(d, generation={"eos_token_id": ["x"]}),
             ValueError,
             r"generation_config\.json has the eos_token_id 'x': expected an id",
+        ),
+        (
+            lambda d: write_tokenizer(d, generation={"eos_token_id": [[END]]}),
+            ValueError,
+            r"generation_config\.json has the eos_token_id \[2\]: expected an id",
         ),
         (lambda d: (d / "generation_config.json").write_text("[]"), ValueError, "holds a JSON list"),
         (lambda d: (d / "generation_config.json").write_text("{"), ValueError, r"generation_config\.json is not valid"),
@@ -322,10 +403,18 @@ def test_files_are_copied_byte_for_byte(tmp_path):
     folder = write_tokenizer(tmp_path / "a")
     (folder / "chat_template.jinja").write_bytes(b"{{ messages }}\r\n")
     (folder / "own.py").write_text("code")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_bytes(b"{{ tools }}\r\n")
+    (folder / "additional_chat_templates" / "own.py").write_text("code")
     (tmp_path / "b").mkdir()
     HfTokenizer(folder).save(tmp_path / "b")
-    copied = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-    assert copied == {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "own.py"}
+
+    def files(directory):
+        found = (path for path in directory.rglob("*") if path.is_file() and path.name != "own.py")
+        return {str(path.relative_to(directory)): path.read_bytes() for path in found}
+
+    assert files(tmp_path / "b") == files(folder)
+    assert not list((tmp_path / "b").rglob("own.py"))
 
 
 def test_a_tokenizer_of_characters_is_written_in_files_that_give_the_same_ids(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -69,6 +70,37 @@ def test_rotary_scalings_are_read_in_both_styles(raw, scaling):
         config = read({**QWEN, **fields})
         assert (config.rope_theta, config.rope_scaling) == (5e5, scaling)
         assert read(FAMILIES["qwen2"].write(config), "qwen2") == config
+
+
+@pytest.mark.parametrize(
+    ("kinds", "period"),
+    [
+        ("SSSSSFSSSSSFSS", 6),
+        ("SSFSSFS", 3),
+        ("FFF", 1),
+        ("SSS", 4),
+        ("SF", 2),
+        ("SSFS", 3),
+        ("FSF", None),
+        ("SSFF", None),
+    ],
+)
+def test_a_regular_pattern_is_written_for_readers_from_before_layer_types(kinds, period):
+    names = {"S": "sliding_attention", "F": "full_attention"}
+    shape = {**SHAPE, "num_hidden_layers": len(kinds), "layer_types": [names[kind] for kind in kinds]}
+    config = read(shape, "gemma3_text")
+    written = FAMILIES["gemma3_text"].write(config)
+    assert written.get("sliding_window_pattern") == period
+    if period is not None:
+        assert read({**written, "layer_types": None}, "gemma3_text") == config
+
+
+def test_a_model_without_local_layers_has_no_base_of_theirs():
+    """The field is written, since readers want it, and stands for nothing."""
+    config = read({**SHAPE, "model_type": "gemma3_text", "layer_types": ["full_attention"] * 2})
+    assert (config.local, config.local_rope_theta) == ((), None)
+    assert FAMILIES["gemma3_text"].write(config)["rope_local_base_freq"] == 1e4
+    assert read(FAMILIES["gemma3_text"].write(config), "gemma3_text") == config
 
 
 def test_defaults_are_those_of_the_family():
@@ -176,8 +208,59 @@ REFUSED = [
     ("gemma3_text", {"rope_parameters": {"rope_theta": 1e6}}, "rope_parameters.rope_theta is not supported"),
 ]
 
+LINEAR = {"type": "linear", "factor": 2}
+MALFORMED = [
+    ("qwen2", {"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected a mapping or null"),
+    ("qwen2", {"rope_parameters": "default"}, "rope_parameters is 'default'; expected a mapping or null"),
+    ("gemma3_text", {"rope_parameters": [1]}, r"rope_parameters is \[1\]; expected a mapping"),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"full_attention": 3}},
+        "rope_parameters.full_attention is 3; expected a mapping or null",
+    ),
+    ("qwen2", {"rope_scaling": {"rope_type": []}}, r"rope_scaling.rope_type is \[\], which is not supported"),
+    ("qwen2", {"rope_scaling": {**LINEAR, "factor": -1}}, "rope_scaling.factor is -1; expected a number above 0"),
+    ("qwen2", {"rope_scaling": {**LINEAR, "factor": 0}}, "rope_scaling.factor is 0; expected a number above 0"),
+    ("qwen2", {"rope_scaling": {**LINEAR, "factor": math.nan}}, "rope_scaling.factor is nan; expected a number"),
+    ("qwen2", {"rope_scaling": {**LINEAR, "factor": "2"}}, "rope_scaling.factor is '2'; expected a number"),
+    ("qwen2", {"rope_scaling": {**LINEAR, "rope_theta": None}}, "rope_scaling.rope_theta is None; expected a number"),
+    (
+        "qwen2",
+        {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "original_max_position_embeddings": "x"}},
+        "rope_scaling.original_max_position_embeddings is 'x'; expected an integer above 0",
+    ),
+    (
+        "qwen2",
+        {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1}},
+        r"rope_scaling.high_freq_factor is 1.0; expected a number above low_freq_factor \(1.0\)",
+    ),
+    ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 2, "truncate": "no"}}, "rope_scaling.truncate is 'no'; exp"),
+    ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 2, "mscale": "1"}}, "rope_scaling.mscale is '1'; expected"),
+    ("qwen2", {"rope_theta": math.inf}, "rope_theta is inf; expected a number above 1"),
+    ("qwen2", {"rope_theta": None}, "rope_theta is None; expected a number above 1"),
+    ("gemma3_text", {"rope_local_base_freq": -1}, "rope_local_base_freq is -1; expected a number above 1"),
+    ("llama", {"max_position_embeddings": "4k"}, "max_position_embeddings is '4k'; expected an integer above 0"),
+    ("qwen2", {"max_position_embeddings": None}, "max_position_embeddings is None; expected an integer above 0"),
+    ("mistral", {"sliding_window": "x"}, "sliding_window is 'x'; expected an integer above 0"),
+    ("mistral", {"sliding_window": 1.5}, "sliding_window is 1.5; expected an integer above 0"),
+    ("qwen2", {"layer_types": 3}, "layer_types is 3; expected a list of sliding_attention and full_attention, or null"),
+    ("qwen2", {"layer_types": [["full_attention"]] * 2}, "layer_types is .* expected a list of"),
+    ("gemma3_text", {"sliding_window_pattern": None}, "sliding_window_pattern is None; expected an integer above 0"),
+    ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0; expected an integer above 0"),
+    ("llama", {"attention_bias": "false"}, "attention_bias is 'false'; expected true or false"),
+    ("llama", {"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; expected true or false"),
+    ("gemma2", {"tie_word_embeddings": None}, "tie_word_embeddings is None; expected true or false"),
+    ("qwen3_moe", {"num_experts": 2, "num_experts_per_tok": 1, "norm_topk_prob": 1}, "norm_topk_prob is 1; expected"),
+    ("qwen2", {"use_sliding_window": "no"}, "use_sliding_window is 'no'; expected true or false"),
+    ("qwen2", {"max_window_layers": -1}, "max_window_layers is -1; expected an integer above -1"),
+    ("gemma2", {"attn_logit_softcapping": -1}, "attn_logit_softcapping is -1; expected a number above 0"),
+    ("gemma2", {"attn_logit_softcapping": "x"}, "attn_logit_softcapping is 'x'; expected a number above 0"),
+    ("gemma2", {"final_logit_softcapping": 0}, "final_logit_softcapping is 0; expected a number above 0"),
+    ("gemma3_text", {"final_logit_softcapping": []}, r"final_logit_softcapping is \[\]; expected a number above 0"),
+]
 
-@pytest.mark.parametrize(("family", "change", "message"), REFUSED)
+
+@pytest.mark.parametrize(("family", "change", "message"), REFUSED + MALFORMED)
 def test_what_would_change_the_numbers_is_refused_by_name(family, change, message):
     raw = {**SHAPE, "moe_intermediate_size": 8, **change} if family == "qwen3_moe" else {**SHAPE, **change}
     with pytest.raises(ValueError, match=rf"^config\.json of a '{family}' model: .*({message})"):

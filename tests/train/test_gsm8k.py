@@ -157,6 +157,9 @@ def test_prompts_reach_the_model_through_the_template(home, tmp_path):
     own = run_of(home, tmp_path / "run", "data.template=model")
     text = own.tokenizer.prompt_text(own.train_data.prompts([0])[0])
     assert text.startswith("<|im_start|>user\nWhat is 1 plus 2?<|im_end|>")
+    quick = run_of(home, tmp_path / "run", "data.template=model", "data.template_options.enable_thinking=false")
+    assert quick.tokenizer.prompt_text("two?").endswith("<|im_start|>assistant\n<think></think>")
+    assert quick.description["data"]["template_options"] == {"enable_thinking": False}
     assert run.tokenizer.eos_ids == (END, PAD)
 
 

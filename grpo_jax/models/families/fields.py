@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from grpo_jax.models.config import DecoderConfig
@@ -10,13 +11,15 @@ _NAMES = """
     architectures model_type transformers_version dtype torch_dtype use_cache cache_implementation
     bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id forced_bos_token_id
     forced_eos_token_id initializer_range initializer_factor attention_dropout resid_pdrop embd_pdrop hidden_dropout
-    max_position_embeddings pretraining_tp output_router_logits router_aux_loss_coef
+    max_position_embeddings max_sequence_length pretraining_tp output_router_logits router_aux_loss_coef
     output_attentions output_hidden_states return_dict return_dict_in_generate chunk_size_feed_forward
     id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class prefix
     is_encoder_decoder is_decoder add_cross_attention cross_attention_hidden_size torchscript pruned_heads
     use_flash_attn attn_implementation unsloth_fixed unsloth_version is_llama_config transformers.js_config
     max_length min_length do_sample temperature top_k top_p num_beams repetition_penalty length_penalty
     num_return_sequences no_repeat_ngram_size early_stopping bad_words_ids
+    typical_p num_beam_groups diversity_penalty encoder_no_repeat_ngram_size suppress_tokens begin_suppress_tokens
+    output_scores remove_invalid_values exponential_decay_length_penalty tf_legacy_loss tie_encoder_decoder use_bfloat16
 """
 WITHOUT_EFFECT = frozenset(_NAMES.split())
 """Fields that change neither logits nor their gradient."""
@@ -26,10 +29,16 @@ KINDS = {"sliding_attention": True, "full_attention": False}
 
 
 class Fields:
-    """The fields of one config.json; `close` finds those that nobody read."""
+    """The fields of one config.json, or of a mapping in it; `close` finds those that nobody read.
 
-    def __init__(self, raw: dict[str, Any], family: str) -> None:
-        self.raw, self.family, self._read = raw, family, set(WITHOUT_EFFECT)
+    Nothing is converted: text is no number, a number is no flag, and a bool is no number.
+
+    Args:
+      at: the way to a mapping in config.json, for messages; '' for config.json itself.
+    """
+
+    def __init__(self, raw: dict[str, Any], family: str, at: str = "") -> None:
+        self.raw, self.family, self.at, self._read = raw, family, at, set(WITHOUT_EFFECT)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns a field, or `default` where it is absent."""
@@ -37,21 +46,48 @@ class Fields:
         return self.raw.get(name, default)
 
     def positive(self, name: str, default: int | None = None) -> int:
-        """Returns an integer field above 0. Without a default, absent and null are errors."""
-        value = self.get(name, default)
-        value = default if value is None else value
-        if value is None:
+        """Returns an integer field above 0, or `default` where it is null. Without one, absent and null are errors."""
+        if self.get(name) is not None:
+            return self.integer(name)
+        if default is None:
             raise self.error(name, "is missing")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(name, f"is {value!r}; expected an integer above 0")
+        return default
+
+    def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """Returns an integer field of at least `least`. Null is an error."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self.error(name, f"is {value!r}; expected an integer above {least - 1}")
         return value
 
-    def number(self, name: str, default: float) -> float:
-        """Returns a field that is a number above 0. Null is an error."""
+    def optional_positive(self, name: str, default: int | None = None) -> int | None:
+        """Returns an integer field above 0, or None where it is null."""
+        return None if self.get(name, default) is None else self.integer(name, default)
+
+    def number(self, name: str, default: float | None = None, *, above: float = 0) -> float:
+        """Returns a field that is a finite number above `above`. Null is an error."""
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self.error(name, f"is {value!r}; expected a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= sys.float_info.max:
+            raise self.error(name, f"is {value!r}; expected a number above {above}")
         return float(value)
+
+    def optional_number(self, name: str, default: float | None = None) -> float | None:
+        """Returns a field that is a finite number above 0, or None where it is null."""
+        return None if self.get(name, default) is None else self.number(name, default)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Returns a field that is true or false. Null is an error."""
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, f"is {value!r}; expected true or false")
+        return value
+
+    def inner(self, name: str) -> Fields:
+        """Returns the fields of a mapping; absent and null have none."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise self.error(name, f"is {value!r}; expected a mapping or null")
+        return Fields(value or {}, self.family, f"{self.at}{name}.")
 
     def fixed(self, name: str, *values: Any) -> Any:
         """Returns a field that may be absent or have one of these values, and nothing else."""
@@ -65,7 +101,7 @@ class Fields:
 
     def error(self, name: str, what: str) -> ValueError:
         """Returns an error about a field."""
-        return ValueError(f"config.json of a {self.family!r} model: {name} {what}")
+        return ValueError(f"config.json of a {self.family!r} model: {self.at}{name} {what}")
 
     def shape(self, *, tied: bool, head_width: int | None = None, mlp: str = "intermediate_size") -> dict[str, Any]:
         """Returns the widths and counts that all families have.
@@ -81,6 +117,7 @@ class Fields:
         self.fixed("partial_rotary_factor", 1.0, None)
         self.fixed("rope_interleaved", False)
         self.fixed("use_mrope", False)
+        self.integer("max_position_embeddings", 1)  # changes no number, but a run compares its texts with it
         kv_heads = heads if "num_key_value_heads" in self.raw else None
         return {
             "vocab": self.positive("vocab_size"),
@@ -90,19 +127,21 @@ class Fields:
             "kv_heads": self.positive("num_key_value_heads", kv_heads),
             "head_width": self.positive("head_dim", head_width or hidden // heads),
             "mlp": self.positive(mlp),
-            "tied": bool(self.get("tie_word_embeddings", tied)),
+            "tied": self.flag("tie_word_embeddings", tied),
             "norm_eps": self.number("rms_norm_eps", 1e-6),
         }
 
     def biases(self) -> dict[str, bool]:
         """Returns whether all projections of attention have biases."""
-        biased = bool(self.get("attention_bias", False))
+        biased = self.flag("attention_bias", False)
         return {"qkv_bias": biased, "out_bias": biased}
 
     def windows(self, window: int | None, local: list[bool]) -> dict[str, Any]:
         """Returns which layers are local, by `layer_types` or else by `local`, and their window."""
         kinds = self.get("layer_types")
         if kinds is not None:
+            if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+                raise self.error("layer_types", f"is {kinds!r}; expected a list of {' and '.join(KINDS)}, or null")
             unknown = sorted(set(kinds) - set(KINDS))
             if unknown:
                 raise self.error("layer_types", f"holds {unknown[0]!r}; supported are {' and '.join(KINDS)}")

@@ -17,13 +17,14 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     """Returns the configuration that config.json describes."""
     f = Fields(raw, "gemma2")
     gemma_fields(f)
-    shape, window = f.shape(tied=True, head_width=256), f.get("sliding_window", 4096)
+    shape, window = f.shape(tied=True, head_width=256), f.optional_positive("sliding_window", 4096)
+    f.fixed("sliding_window_size", window, None)  # the same once more, in the larger models
     windows = f.windows(window, [i % 2 == 0 for i in range(shape["layers"])])
     config = DecoderConfig(
         **{**shape, **ALWAYS, **f.biases(), **windows, **read_rope(f)},
         query_scalar=f.number("query_pre_attn_scalar", 256),
-        attention_cap=f.get("attn_logit_softcapping", 50.0),
-        final_cap=f.get("final_logit_softcapping", 30.0),
+        attention_cap=f.optional_number("attn_logit_softcapping", 50.0),
+        final_cap=f.optional_number("final_logit_softcapping", 30.0),
     )
     f.close()
     return config

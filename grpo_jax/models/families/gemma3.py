@@ -17,9 +17,10 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     gemma2.gemma_fields(f)
     # The field exists, and transformers does not use it: whatever the model was trained with, it is not clear.
     f.fixed("attn_logit_softcapping", None)
-    shape, window = f.shape(tied=True, head_width=256), f.get("sliding_window", 4096)
+    shape, window = f.shape(tied=True, head_width=256), f.optional_positive("sliding_window", 4096)
     # Every sixth layer is global unless the file says otherwise; some writers put an underscore before the name.
-    period = f.get("sliding_window_pattern", f.get("_sliding_window_pattern", 6))
+    named = [name for name in ("sliding_window_pattern", "_sliding_window_pattern") if name in raw]
+    period = f.integer(named[0]) if named else 6
     windows = f.windows(window, [(i + 1) % period != 0 for i in range(shape["layers"])])
     ropes = read_two_ropes(f, theta=1e6, local_theta=1e4)
     if not windows:
@@ -28,7 +29,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
         **{**shape, **gemma2.ALWAYS, **f.biases(), **windows, **ropes},
         qk_norm=True,
         query_scalar=f.number("query_pre_attn_scalar", 256),
-        final_cap=f.get("final_logit_softcapping"),
+        final_cap=f.optional_number("final_logit_softcapping"),
     )
     f.close()
     return config
@@ -36,7 +37,15 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
 
 def write(config: DecoderConfig) -> dict[str, Any]:
     """Returns the fields that `read` reads."""
-    return {**gemma2.write(config), "attn_logit_softcapping": None, **write_two_ropes(config)}
+    pattern = _pattern([config.is_local(i) for i in range(config.layers)])
+    return {**gemma2.write(config), "attn_logit_softcapping": None, **pattern, **write_two_ropes(config)}
+
+
+def _pattern(local: list[bool]) -> dict[str, int]:
+    """Returns the period of global layers, if there is one: readers from before `layer_types` take 6 without it."""
+    period = local.index(False) + 1 if False in local else len(local) + 1
+    regular = local == [(i + 1) % period != 0 for i in range(len(local))]
+    return {"sliding_window_pattern": period} if regular else {}
 
 
 FAMILY = Family(name="gemma3_text", architecture="Gemma3ForCausalLM", read=read, fields=write)

@@ -15,7 +15,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     f = Fields(raw, "mistral")
     f.fixed("hidden_act", "silu")
     f.fixed("attention_bias", False)
-    shape, window = f.shape(tied=False), f.get("sliding_window", 4096)
+    shape, window = f.shape(tied=False), f.optional_positive("sliding_window", 4096)
     windows = f.windows(window, [window is not None] * shape["layers"])
     config = DecoderConfig(**shape, **windows, **read_rope(f))
     f.close()

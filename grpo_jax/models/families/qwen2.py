@@ -27,8 +27,8 @@ def write(config: DecoderConfig) -> dict[str, Any]:
 
 def upper_windows(f: Fields, layers: int) -> dict[str, Any]:
     """Returns the local layers: where `use_sliding_window` is set, those from `max_window_layers` on."""
-    used, window = f.get("use_sliding_window", False), f.get("sliding_window", 4096)
-    first = f.get("max_window_layers", 28)
+    used, window = f.flag("use_sliding_window", False), f.optional_positive("sliding_window", 4096)
+    first = f.integer("max_window_layers", 28, least=0)
     window = window if used else None
     return f.windows(window, [window is not None and i >= first for i in range(layers)])
 

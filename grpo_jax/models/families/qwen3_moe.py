@@ -17,10 +17,13 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
     # Layers are stacked, so all of them are routed.
     f.fixed("decoder_sparse_step", 1)
     f.fixed("mlp_only_layers", [], None)
+    f.fixed("shared_expert_intermediate_size", 0, None)
+    f.fixed("qkv_bias", False)
+    f.fixed("use_qk_norm", True)
     f.get("intermediate_size")  # the width of layers without a router, of which there are none
     f.get("max_window_layers")  # without effect here: a window is on all layers or on none
     shape = f.shape(tied=False, mlp="moe_intermediate_size")
-    used, window = f.get("use_sliding_window", False), f.get("sliding_window", 4096)
+    used, window = f.flag("use_sliding_window", False), f.optional_positive("sliding_window", 4096)
     window = window if used else None
     windows = f.windows(window, [window is not None] * shape["layers"])
     config = DecoderConfig(
@@ -28,7 +31,7 @@ def read(raw: dict[str, Any]) -> DecoderConfig:
         qk_norm=True,
         experts=_experts(f),
         experts_per_token=f.positive("num_experts_per_tok"),
-        normalised_routing=bool(f.get("norm_topk_prob", False)),
+        normalised_routing=f.flag("norm_topk_prob", False),
     )
     f.close()
     return config

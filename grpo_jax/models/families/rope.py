@@ -15,14 +15,15 @@ from grpo_jax.models.families.fields import Fields
 from grpo_jax.models.rotary import Linear, Llama3, Scaling, Yarn
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
+ORIGINAL = "original_max_position_embeddings"
 
 KEYS = {
     "default": (),
     "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
     "yarn": (
         "factor",
-        "original_max_position_embeddings",
+        ORIGINAL,
         "attention_factor",
         "mscale",
         "mscale_all_dim",
@@ -36,22 +37,20 @@ KEYS = {
 
 def read_rope(f: Fields, *, theta: float = 10_000.0) -> dict[str, Any]:
     """Returns `rope_theta` and `rope_scaling` of a model whose layers all turn alike."""
-    return _global(f, "rope_parameters", f.get("rope_parameters") or {}, theta)
+    return _global(f, f.inner("rope_parameters"), theta)
 
 
 def read_two_ropes(f: Fields, *, theta: float, local_theta: float) -> dict[str, Any]:
     """Returns the rotation of global and of local layers, each with its own base."""
-    nested = f.get("rope_parameters") or {}
-    unknown = sorted(set(nested) - {GLOBAL, LOCAL})
+    nested = f.inner("rope_parameters")
+    unknown = sorted(set(nested.raw) - {GLOBAL, LOCAL})
     if unknown:
-        raise f.error(f"rope_parameters.{unknown[0]}", f"is not supported; expected {GLOBAL} and {LOCAL}")
-    local = nested.get(LOCAL) or {}
-    if _parse(f, f"rope_parameters.{LOCAL}", local) is not None:
-        raise f.error(f"rope_parameters.{LOCAL}", f"is {local!r}; scaling is supported on {GLOBAL} alone")
-    flat = f.get("rope_local_base_freq")
-    local_base = _agree(f, "rope_local_base_freq", flat, local.get("rope_theta"), local_theta)
-    spread = _global(f, f"rope_parameters.{GLOBAL}", nested.get(GLOBAL) or {}, theta)
-    return {**spread, "local_rope_theta": float(local_base)}
+        raise nested.error(unknown[0], f"is not supported; expected {GLOBAL} and {LOCAL}")
+    local = nested.inner(LOCAL)
+    if _parse(f, local) is not None:
+        raise nested.error(LOCAL, f"is {local.raw!r}; scaling is supported on {GLOBAL} alone")
+    local_base = _base((f, "rope_local_base_freq"), (local, "rope_theta"), default=local_theta)
+    return {**_global(f, nested.inner(GLOBAL), theta), "local_rope_theta": local_base}
 
 
 def write_rope(config: DecoderConfig) -> dict[str, Any]:
@@ -64,78 +63,79 @@ def write_rope(config: DecoderConfig) -> dict[str, Any]:
 def write_two_ropes(config: DecoderConfig) -> dict[str, Any]:
     """Returns the fields that `read_two_ropes` reads, in both styles."""
     both = write_rope(config)
-    local = {"rope_type": "default", "rope_theta": config.local_rope_theta}
-    nested = {GLOBAL: both["rope_parameters"], LOCAL: local}
-    return {**both, "rope_local_base_freq": config.local_rope_theta, "rope_parameters": nested}
+    base = 10_000.0 if config.local_rope_theta is None else config.local_rope_theta  # no layer need be local
+    nested = {GLOBAL: both["rope_parameters"], LOCAL: {"rope_type": "default", "rope_theta": base}}
+    return {**both, "rope_local_base_freq": base, "rope_parameters": nested}
 
 
-def _global(f: Fields, at: str, new: dict[str, Any], default: float) -> dict[str, Any]:
+def _global(f: Fields, new: Fields, default: float) -> dict[str, Any]:
     """Returns base and scaling from the old fields and the new ones, which have to agree where both are given."""
-    old = f.get("rope_scaling") or {}
-    theta = _agree(f, "rope_theta", f.get("rope_theta"), old.get("rope_theta"), new.get("rope_theta"), default)
-    if not isinstance(theta, int | float) or theta <= 1:
-        raise f.error("rope_theta", f"is {theta!r}; expected a number above 1")
-    scaling = _parse(f, at, new)
-    if old:
-        other = _parse(f, "rope_scaling", old)
-        if new and other != scaling:
+    old = f.inner("rope_scaling")
+    theta = _base((f, "rope_theta"), (old, "rope_theta"), (new, "rope_theta"), default=default)
+    scaling = _parse(f, new)
+    if old.raw:
+        other = _parse(f, old)
+        if new.raw and other != scaling:
+            at = new.at.removesuffix(".")
             raise f.error("rope_scaling", f"says {other}, but {at} says {scaling}; make them agree")
         scaling = other
-    return {"rope_theta": float(theta), "rope_scaling": scaling}
+    return {"rope_theta": theta, "rope_scaling": scaling}
 
 
-def _agree(f: Fields, name: str, *values: Any) -> Any:
-    """Returns the first value that is given; the last one is the default, the others have to be equal."""
-    given = [value for value in values[:-1] if value is not None]
-    if any(value != given[0] for value in given):
-        raise f.error(name, f"has two values, {given[0]} and {given[-1]}, in two places; make them agree")
-    return given[0] if given else values[-1]
+def _base(*places: tuple[Fields, str], default: float) -> float:
+    """Returns the base of a rotation, which may stand in several places and has to be the same in all of them."""
+    given = [fields.number(name, above=1) for fields, name in places if name in fields.raw]
+    if len(set(given)) > 1:
+        fields, name = places[0]
+        raise fields.error(name, f"has two values, {given[0]} and {given[-1]}, in two places; make them agree")
+    return given[0] if given else default
 
 
-def _parse(f: Fields, at: str, raw: dict[str, Any]) -> Scaling | None:
-    """Returns the scaling that a dict of either style describes."""
+def _parse(f: Fields, rope: Fields) -> Scaling | None:
+    """Returns the scaling that a mapping of either style describes."""
+    raw = rope.raw
     kind = raw.get("rope_type", raw.get("type", "default"))
-    if kind not in KEYS:
-        raise f.error(f"{at}.rope_type", f"is {kind!r}, which is not supported; supported are {', '.join(KEYS)}")
+    if not isinstance(kind, str) or kind not in KEYS:
+        raise rope.error("rope_type", f"is {kind!r}, which is not supported; supported are {', '.join(KEYS)}")
     if raw.get("partial_rotary_factor") not in (None, 1.0):
-        raise f.error(f"{at}.partial_rotary_factor", f"is {raw['partial_rotary_factor']}; only 1 is supported")
+        raise rope.error("partial_rotary_factor", f"is {raw['partial_rotary_factor']}; only 1 is supported")
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *KEYS[kind]}
     unknown = sorted(set(raw) - known)
     if unknown:
-        raise f.error(f"{at}.{unknown[0]}", f"is no field of rope_type {kind!r}")
+        raise rope.error(unknown[0], f"is no field of rope_type {kind!r}")
+    # The length of the first texts has another place where it may stand; yarn's last fields have defaults.
+    needed = [name for name in KEYS[kind] if name != ORIGINAL] if kind != "yarn" else ["factor"]
+    missing = [name for name in needed if raw.get(name) is None]
+    if missing:
+        raise rope.error(missing[0], f"is missing; rope_type {kind!r} needs it")
     if kind == "default":
         return None
-    values = {name: raw.get(name) for name in KEYS[kind]}
-    if "original_max_position_embeddings" in values:
-        first = values["original_max_position_embeddings"] or f.positive("max_position_embeddings")
-        values["original_max_position_embeddings"] = first
-    optional = () if kind != "yarn" else KEYS["yarn"][2:]
-    missing = [name for name in KEYS[kind] if values[name] is None and name not in optional]
-    if missing:
-        raise f.error(f"{at}.{missing[0]}", f"is missing; rope_type {kind!r} needs it")
-    return {"linear": _linear, "llama3": _llama3, "yarn": _yarn}[kind](values)
+    if kind == "linear":
+        return Linear(factor=rope.number("factor"))
+    original = rope.integer(ORIGINAL) if ORIGINAL in raw else f.positive("max_position_embeddings")
+    return (_llama3 if kind == "llama3" else _yarn)(rope, original)
 
 
-def _linear(values: dict[str, Any]) -> Linear:
-    return Linear(factor=float(values["factor"]))
+def _llama3(rope: Fields, original: int) -> Llama3:
+    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+    if high <= low:
+        raise rope.error("high_freq_factor", f"is {high}; expected a number above low_freq_factor ({low})")
+    return Llama3(factor=rope.number("factor"), low=low, high=high, original=original)
 
 
-def _llama3(values: dict[str, Any]) -> Llama3:
-    factor, low, high, original = (values[name] for name in KEYS["llama3"])
-    return Llama3(factor=float(factor), low=float(low), high=float(high), original=original)
-
-
-def _yarn(values: dict[str, Any]) -> Yarn:
-    factor, original, magnitude, top, bottom, fast, slow, whole = (values[name] for name in KEYS["yarn"])
+def _yarn(rope: Fields, original: int) -> Yarn:
+    factor, magnitude = rope.number("factor"), rope.optional_number("attention_factor")
+    weights = [name for name in ("mscale", "mscale_all_dim") if rope.raw.get(name) not in (None, 0)]
+    lengths = [_lengthened(factor, rope.number(name)) for name in weights]
     if magnitude is None:
-        magnitude = _lengthened(factor, top) / _lengthened(factor, bottom) if top and bottom else _lengthened(factor, 1)
+        magnitude = lengths[0] / lengths[1] if len(lengths) == 2 else _lengthened(factor, 1)
     return Yarn(
-        factor=float(factor),
+        factor=factor,
         original=original,
-        magnitude=float(magnitude),
-        fast=float(fast or 32),
-        slow=float(slow or 1),
-        whole=True if whole is None else whole,
+        magnitude=magnitude,
+        fast=rope.optional_number("beta_fast") or 32.0,
+        slow=rope.optional_number("beta_slow") or 1.0,
+        whole=True if rope.get("truncate") is None else rope.flag("truncate", True),
     )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
+TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
+
+FETCHED = (*FILES, *TEMPLATES)
 """Weights, configurations and tokenizers. Neither code nor pickles are fetched."""
 
-SKIPPED = ("*/*", "consolidated*")
-"""Copies of the weights in other layouts."""
+SKIPPED = (*(f"*/{name}" for name in FILES), "consolidated*")
+"""Copies of the weights in other layouts; a `*` of the patterns crosses folders."""
 
 _ID = re.compile(r"(?P<id>(?!\.)[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 

@@ -50,12 +50,17 @@ def read_source(directory: str | Path, families: Mapping[str, Family] = FAMILIES
         raise ValueError(f"{file} has 'auto_map': this model needs code of its own, which is never run")
     if raw.get("quantization_config") is not None:
         raise ValueError(f"{file} has 'quantization_config': the weights are quantised; take the model they came from")
-    family = families.get(raw.get("model_type"))
+    kind, architectures = raw.get("model_type"), raw.get("architectures")
+    family = families.get(kind) if isinstance(kind, str) else None
     known = ", ".join(f"{name} ({family.architecture})" for name, family in families.items())
     if family is None:
-        raise ValueError(f"{file}: model_type is {raw.get('model_type')!r}, which is not known; known are {known}")
-    architectures = raw.get("architectures") or [family.architecture]
-    if family.architecture not in architectures:
+        # A model that also sees images holds its text model's fields in a mapping of their own.
+        text = f"; of such models only the text model is read, saved by itself as '{kind}_text'"
+        hint = text if f"{kind}_text" in families else ""
+        raise ValueError(f"{file}: model_type is {kind!r}, which is not known{hint}; known are {known}")
+    if architectures not in (None, []) and (
+        not isinstance(architectures, list) or family.architecture not in architectures
+    ):
         raise ValueError(
             f"{file}: architectures is {architectures!r}, which is not known for {family.name!r}; known are {known}"
         )

@@ -53,11 +53,16 @@ def test_a_hub_id_is_fetched_without_code_and_pickles(tmp_path, asked):
             "tokenizer.model",
             "merges.txt",
             "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+            "additional_chat_templates/own.py",
             "pytorch_model.bin",
             "modeling_own.py",
             "consolidated.safetensors",
             "original/params.json",
+            "original/tokenizer.model",
             "onnx/model.safetensors",
+            "onnx/chat_template.jinja",
+            "onnx/quantised/vocab.txt",
         ],
         allow_patterns=options["allow_patterns"],
         ignore_patterns=options["ignore_patterns"],
@@ -68,6 +73,7 @@ def test_a_hub_id_is_fetched_without_code_and_pickles(tmp_path, asked):
         "tokenizer.model",
         "merges.txt",
         "chat_template.jinja",
+        "additional_chat_templates/tool_use.jinja",
     ]
 
 

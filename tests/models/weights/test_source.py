@@ -32,11 +32,20 @@ def test_a_directory_is_read_by_its_family(tmp_path):
             {"model_type": "gpt2"},
             r"model_type is 'gpt2', which is not known; known are qwen2 \(Qwen2ForCausalLM\), .*gemma3_text \(",
         ),
+        (
+            {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}},
+            "model_type is 'gemma3', which is not known; of such models only the text model is read, saved by itself "
+            "as 'gemma3_text'; known are ",
+        ),
         ({"model_type": None}, "model_type is None, which is not known"),
         (
             {"architectures": ["Qwen2ForSequenceClassification"]},
             r"architectures is \['Qwen2ForSequenceClassification'\], which is not known for 'qwen2'; known are qwen2 ",
         ),
+        ({"model_type": ["qwen2"]}, r"model_type is \['qwen2'\], which is not known"),
+        ({"architectures": "MyQwen2ForCausalLM"}, "architectures is 'MyQwen2ForCausalLM', which is not known"),
+        ({"architectures": 3}, "architectures is 3, which is not known for 'qwen2'"),
+        ({"rope_scaling": "linear"}, r"config\.json of a 'qwen2' model: rope_scaling is 'linear'; expected a mapping"),
         ({"rms_norm_eps": None}, r"config\.json of a 'qwen2' model: rms_norm_eps is None; expected a number above 0"),
         ({"num_hidden_layers": 0}, r"config\.json: config\.json of a 'qwen2' model: num_hidden_layers"),
     ],
