@@ -260,10 +260,13 @@ def _read(directory: Path) -> Any:
         raise ValueError(f"{settings} has 'auto_map': this tokenizer needs code of its own, which is never run")
     # transformers is slow to import, and says at import that it misses PyTorch, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # tokenizer.json says all of a tokenizer. For some families AutoTokenizer takes the vocabulary alone from it, and
+    # splits texts by rules of its own.
+    kind = PreTrainedTokenizerFast if (directory / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        return kind.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises what it likes here
         raise ValueError(f"{directory}: its tokenizer cannot be read: {error}") from error
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tokenizers import Tokenizer as Backend
 
 from grpo_jax.data import CharTokenizer, Dataset, HfTokenizer, encode_completions, encode_prompts, within_limit
 from tests.data.bpe import BOS, END, PAD, TEMPLATE, write_tokenizer
@@ -431,6 +432,18 @@ def test_a_tokenizer_of_characters_is_written_in_files_that_give_the_same_ids(tm
         read.encode("x")
     with pytest.raises(ValueError, match="the prompt is a list of messages: a tokenizer of characters takes text"):
         chars.encode_prompt([{"role": "user", "content": "1"}])
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "llama", "gemma2"])
+def test_the_files_own_rules_split_a_text_whatever_the_model_beside_it(tmp_path, model_type):
+    """transformers' classes of these families bring rules of their own, which part a space from a digit."""
+    write_tokenizer(tmp_path, texts=("1 2 3 1 2 3 1 2 3",) * 4)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    own = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    read = HfTokenizer(tmp_path)
+    assert len(own.encode("1 2").ids) == 2
+    for text in ("1 2", "a  1 2\n 3", "<|im_start|>1 2"):
+        assert read.encode(text) == own.encode(text).ids
 
 
 def test_nothing_is_imported_or_said_that_a_run_without_a_model_does_not_need(tmp_path):
