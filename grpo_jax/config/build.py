@@ -40,9 +40,10 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
     """
     objective = build_objective(config.objective)
     _check_advantage(config, objective)
+    parts = _data(config)  # before a model is fetched
     model = build_model(config)
     tokenizer = model.tokenizer
-    (train_data, test_data), skipped = _fitting(config, _data(config), tokenizer)
+    (train_data, test_data), skipped = _fitting(config, parts, tokenizer)
     schedule = _schedule(config, config.optimizer.learning_rate)
     learner = Learner(
         model=model.shape,
@@ -146,6 +147,12 @@ def _data(config: Config) -> tuple[Dataset, Dataset | None]:
     if data.source == "arithmetic":
         return arithmetic.make_split(
             config.seed, train=data.train_size, test=data.test_size, operations=data.operations, digits=data.digits
+        )
+    missing = [file for file in (data.source, data.test) if file is not None and not Path(file).is_file()]
+    if missing and data.url is not None:
+        fetch = "".join(f"\n  curl -fL --create-dirs -o {file} {data.url}/{Path(file).name}" for file in missing)
+        raise FileNotFoundError(
+            f"there is no dataset file {' and no '.join(missing)}; to fetch what is missing:{fetch}"
         )
     train = _first(read_jsonl(data.source, prompt=data.prompt), data.train_size)
     return train, None if data.test is None else _first(read_jsonl(data.test, prompt=data.prompt), data.test_size)

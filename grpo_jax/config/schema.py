@@ -102,6 +102,8 @@ class Data:
     """`arithmetic` (made up on the fly), or the path of a .jsonl file."""
     test: Text | None = None
     """Path of a .jsonl file of held-out rows; null for arithmetic, and where none are held out."""
+    url: Text | None = None
+    """Folder of the web that has both files: where one is missing, the message says how to fetch it."""
     prompt: Text = "prompt"
     """The .jsonl column that holds the prompt; the others reach the rewards by name."""
     train_size: Count | None = None

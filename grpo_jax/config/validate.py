@@ -79,6 +79,8 @@ def _data(config: Config) -> Iterator[str]:
     if data.source == "arithmetic":
         if data.test is not None:
             yield problem("data.test", data.test, "null, because arithmetic makes its own held-out problems", "drop it")
+        if data.url is not None:
+            yield problem("data.url", data.url, "null, because arithmetic makes up its problems", "drop it")
         for field, value in (("data.train_size", data.train_size), ("data.test_size", data.test_size)):
             if value is None:
                 yield problem(field, value, "a number, because arithmetic makes up its problems", f"set {field}")

@@ -69,3 +69,17 @@ def test_texts_beyond_what_the_model_has_seen_are_noted(folder):
     expected = f"is 65, but {folder / 'model' / 'config.json'} has max_position_embeddings 64"
     assert not any("max_position_embeddings" in note for note in within.notes)
     assert any(expected in note for note in beyond.notes)
+
+
+def test_missing_data_are_asked_for_with_the_command_that_fetches_them(folder):
+    """Before the model, which may be a download of gigabytes."""
+    (folder / "test.jsonl").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        build_run(config(folder, "model.path=owner/absent"))
+    missing = folder / "test.jsonl"
+    assert str(error.value) == (
+        f"there is no dataset file {missing}; to fetch what is missing:\n  curl -fL --create-dirs -o {missing} "
+        "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data/test.jsonl"
+    )
+    with pytest.raises(FileNotFoundError, match=r"there is no dataset file .*test.jsonl: check the path"):
+        build_run(config(folder, "data.url="))
