@@ -1,1 +1,1 @@
-"""The command line: `grpo-jax train|eval|sample|export CONFIG [dotted.key=value ...]`."""
+"""The command line: `grpo-jax train|eval|sample CONFIG [dotted.key=value ...]`, `grpo-jax export CHECKPOINT DIR`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpo_jax.cli.main import UserError
+from grpo_jax.cli.error import UserError
 from grpo_jax.config import Config
 from grpo_jax.config.build import build_run
 from grpo_jax.models.decoder import Params
@@ -35,5 +35,5 @@ def trained_params(run: Run) -> tuple[Params, int]:
             step = find_start(run, saved).step
             shape, lora = learner.model, learner.lora
             return restore_policy(saved, step, run.mesh, shape=shape, lora=lora, source=run.source), step
-    except CheckpointError as error:
+    except (CheckpointError, ValueError, OSError) as error:
         raise UserError(str(error)) from error

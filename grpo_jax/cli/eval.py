@@ -8,7 +8,7 @@ import dataclasses
 import jax
 
 from grpo_jax.cli.build import checked_run, trained_params
-from grpo_jax.cli.main import UserError
+from grpo_jax.cli.error import UserError
 from grpo_jax.config import load
 from grpo_jax.rewards import Rewards
 from grpo_jax.train import evaluate

@@ -1,6 +1,7 @@
 """`grpo-jax export`: a checkpoint as a model directory that transformers reads.
 
-A checkpoint holds the configuration of its run, so nothing else is needed: neither the YAML file nor the data.
+A checkpoint holds the configuration of its run, so neither the YAML file nor the data is needed; where the run began
+from a model, that one is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import jax
 
-from grpo_jax.cli.main import UserError
+from grpo_jax.cli.error import UserError
 from grpo_jax.config import Config, dump, to_dict
 from grpo_jax.config.load import from_dict
 from grpo_jax.config.model import Model, build_model
@@ -42,14 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         folder, step = find_checkpoint(Path(arguments.checkpoint))
         with Checkpoints(folder) as saved:
-            config = _config(saved.meta(step)["config"], arguments.overrides)
-            model = build_model(config)
+            stored = saved.meta(step)["config"]
+            config = _changed(stored, arguments.overrides)
             if arguments.adapter:
                 _check_adapters(config)
             check_new(arguments.directory)
             mesh = make_mesh(**to_dict(config)["mesh"])
+            model = build_model(config)
             with jax.set_mesh(mesh):
-                _write(saved, step, mesh, model, config, arguments)
+                _write(saved, step, mesh, model, stored, arguments)
     except (CheckpointError, ValueError, OSError) as error:
         raise UserError(str(error)) from error
     print(f"{folder / str(step)}: {arguments.directory}")
@@ -91,7 +93,7 @@ def _check_adapters(config: Config) -> None:
         )
 
 
-def _config(stored: dict[str, Any], changes: Sequence[str]) -> Config:
+def _changed(stored: dict[str, Any], changes: Sequence[str]) -> Config:
     for change in changes:
         stored = override(stored, change)
     return from_dict(stored)
@@ -102,18 +104,18 @@ def _write(
     step: int,
     mesh: jax.sharding.Mesh,
     model: Model,
-    config: Config,
+    stored: dict[str, Any],
     arguments: argparse.Namespace,
 ) -> None:
     """Writes the model, adapters merged, or the adapters alone."""
-    source, lora, dtype, base = model.source, model.lora, arguments.dtype, config.model.path
+    source, lora, dtype, base = model.source, model.lora, arguments.dtype, stored["model"]["path"]
     if arguments.adapter:
-        adapters = restore_adapters(saved, step, mesh, shape=model.shape, lora=lora)
+        adapters = restore_adapters(saved, step, mesh, shape=model.shape, lora=lora, source=source)
         save_adapter(adapters, model.shape, lora, source.family, arguments.directory, base=base, dtype=dtype)
         return
     params = fold(restore_policy(saved, step, mesh, shape=model.shape, lora=lora, source=source))
     measured = figures(saved.directory.parent, step)
-    card = Card(base=base, step=step, settings=dump(config), figures=measured)
+    card = Card(base=base, step=step, settings=dump(from_dict(stored)), figures=measured)
     export(params, model.shape, model.tokenizer, arguments.directory, card=card, source=source, dtype=dtype)
 
 

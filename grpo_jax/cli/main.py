@@ -9,6 +9,8 @@ import argparse
 import importlib
 import sys
 
+from grpo_jax.cli.error import UserError
+
 COMMANDS = {
     "train": "train a policy; continues from the last checkpoint of the run, if there is one",
     "eval": "accuracy, pass@k and maj@k of the last checkpoint on the held-out problems",
@@ -34,10 +36,6 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, UserError) as error:
         print(f"grpo-jax {arguments.command}: {error}", file=sys.stderr)
         return 1
-
-
-class UserError(Exception):
-    """A mistake of the user's, in words."""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import threading
 import time
 
 from grpo_jax.cli.build import checked_run
-from grpo_jax.cli.main import UserError
+from grpo_jax.cli.error import UserError
 from grpo_jax.config import dump, load
 from grpo_jax.train import CheckpointError, Result, Run, train
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
     _check_advantage(config, objective)
     parts = _data(config)  # before a model is fetched
     model = build_model(config)
+    # What null stands for may change; what a checkpoint was computed in does not.
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=model.shape.dtype))
     tokenizer = model.tokenizer
     (train_data, test_data), skipped = _fitting(config, parts, tokenizer)
     schedule = _schedule(config, config.optimizer.learning_rate)
@@ -150,7 +154,10 @@ def _data(config: Config) -> tuple[Dataset, Dataset | None]:
         )
     missing = [file for file in (data.source, data.test) if file is not None and not Path(file).is_file()]
     if missing and data.url is not None:
-        fetch = "".join(f"\n  curl -fL --create-dirs -o {file} {data.url}/{Path(file).name}" for file in missing)
+        fetch = "".join(
+            f"\n  curl -fL --create-dirs -o {shlex.quote(file)} {shlex.quote(f'{data.url}/{Path(file).name}')}"
+            for file in missing
+        )
         raise FileNotFoundError(
             f"there is no dataset file {' and no '.join(missing)}; to fetch what is missing:{fetch}"
         )

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+
 from grpo_jax.config.error import ConfigError, problem
 from grpo_jax.config.load import to_dict
 from grpo_jax.config.schema import Config
 from grpo_jax.data import PRINTABLE, CharTokenizer, Tokenizer, arithmetic
 from grpo_jax.data.hf_tokenizer import HfTokenizer
-from grpo_jax.models import DecoderConfig, Lora
+from grpo_jax.mesh.rules import RULES
+from grpo_jax.models import DecoderConfig, Lora, init, logical_axes
 from grpo_jax.models.weights import Source, check, read_source, resolve_model
+
+LENGTHS = {
+    "vocab": "vocabulary",
+    "kv_heads": "key/value heads",
+    "mlp": "feed-forward width",
+    "expert": "experts",
+    "embed": "width",
+}
+"""The logical axes that a mesh divides, in words."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,18 +90,19 @@ def _build(config: Config) -> Model:
 
 
 def _check_mesh(config: Config, shape: DecoderConfig) -> None:
-    split = [
-        ("tensor", "the vocabulary", shape.vocab),
-        ("tensor", "the key/value heads", shape.kv_heads),
-        ("tensor", "the experts", shape.experts) if shape.experts else ("tensor", "the MLP's width", shape.mlp),
-        ("fsdp", "the model's width", shape.hidden),
-    ]
+    """Raises ConfigError unless the mesh divides every parameter of the model, by the rules of `mesh.rules`."""
     sizes = to_dict(config)["mesh"]
-    problems = [
-        problem(f"mesh.{axis}", sizes[axis], f"a divisor of {what} ({size})", "change it")
-        for axis, what, size in split
-        if size % sizes[axis]
-    ]
+    axes = jax.tree.leaves(logical_axes(shape), is_leaf=lambda leaf: isinstance(leaf, tuple))
+    leaves = jax.tree.leaves(jax.eval_shape(lambda: init(shape, jax.random.key(0))))
+    sides = [side for names, leaf in zip(axes, leaves, strict=True) for side in zip(names, leaf.shape, strict=True)]
+    problems = []
+    for axis, devices in sizes.items():
+        divided = sorted({side for side in sides if side[0] is not None and RULES[side[0]] == axis})
+        possible = [n for n in range(1, devices) if not any(size % n for _, size in divided)]
+        for name, size in divided:
+            if size % devices:
+                expected = f"a divisor of the model's {LENGTHS[name]} ({size})"
+                problems.append(problem(f"mesh.{axis}", devices, expected, f"choose {' or '.join(map(str, possible))}"))
     if problems:
         raise ConfigError(problems)
 

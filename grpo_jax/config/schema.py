@@ -169,7 +169,7 @@ class Train:
     reference_every: Count | None = None
     """Steps after which the reference moves to the current policy; null keeps the first one."""
     reference_mix: PositiveShare = 1.0
-    """How far the reference moves each time: 1 replaces it, less mixes the parameters."""
+    """How far the reference moves each time: 1 replaces it, less mixes the parameters (in its dtype)."""
     dynamic_rounds: Count = 1
     """Rounds of prompts a step may draw to replace groups of equal rewards (dynamic sampling); 1 replaces none."""
     overlong_buffer: Count | None = None

@@ -27,6 +27,9 @@ FILES = (
 )
 """Everything that a tokenizer is made of; an export copies these, and the named templates."""
 
+OURS = ("messages", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template")
+"""What a prompt and its layout themselves say to the template."""
+
 NAMED = "additional_chat_templates"
 """The folder of templates beside the default one, each in a file of its name."""
 
@@ -50,7 +53,7 @@ class HfTokenizer:
       template: None, 'model', 'r1', a file, or Jinja source (see `chat.find_template`). Where the model has several of
         its own, 'model' is the one called default.
       system: a system prompt in front of every conversation.
-      options: variables of the template, such as `{"enable_thinking": False}`. One that it does not read is an error.
+      options: variables of the template, such as `{"enable_thinking": False}`; it has to mention them.
 
     Attributes:
       eos_ids: the tokenizer's EOS token, then the others of generation_config.json, or of config.json where the
@@ -201,11 +204,13 @@ class HfTokenizer:
         )
 
     def _reads(self, name: str) -> bool:
-        """Returns whether the template has a word: a variable or a function that it may read."""
+        """Returns whether the template mentions a word, such as a variable."""
         return self._jinja is not None and re.search(rf"\b{re.escape(name)}\b", self._jinja) is not None
 
     def _check_options(self) -> None:
         for name in self._options:
+            if name in OURS:
+                raise ValueError(f"template options: {name!r} follows from the prompt: remove it")
             if not self._reads(name):
                 has = "does not read it" if self._jinja is not None else "is not there"
                 raise ValueError(

@@ -88,7 +88,8 @@ def rounded(config: DecoderConfig, params: Params) -> Params:
 
 
 def _embed(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
-    x = params["embed"].astype(config.dtype)[tokens]
+    # Rounded behind the lookup: a token's gradient is a sum over its places, which bfloat16 would not add up.
+    x = params["embed"][tokens].astype(config.dtype)
     # The factor is rounded to the compute dtype, as it was when these models were trained.
     return x * jnp.asarray(config.hidden**0.5, config.dtype) if config.scaled_embed else x
 

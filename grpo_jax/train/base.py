@@ -40,7 +40,7 @@ def read_base(source: Source, model: DecoderConfig, mesh: jax.sharding.Mesh, exp
     params = _round(model, load(source.directory, model, source.names, mesh))
     found = fingerprint(params)
     if found != expected:
-        names = [name for name in expected if found.get(name) != expected[name]]
+        names = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
         raise CheckpointError(
             f"model.path: the weights in {source.directory} are not those that the adapters of this checkpoint were "
             f"trained on ({len(names)} of {len(expected)} differ, first {names[0]}); put the earlier ones back"
@@ -49,7 +49,10 @@ def read_base(source: Source, model: DecoderConfig, mesh: jax.sharding.Mesh, exp
 
 
 def fingerprint(params: Params) -> Fingerprint:
-    """Returns, for every leaf, the sum of its bits modulo 2^32: the same on every mesh, whatever the order."""
+    """Returns a sum of the bits of every leaf, each times an odd number of its place, modulo 2^32.
+
+    Sums of integers do not depend on their order: it is the same on every mesh.
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(fetch(_sums(params)))
     return {jax.tree_util.keystr(path, simple=True, separator="."): int(value) for path, value in leaves}
 
@@ -57,8 +60,11 @@ def fingerprint(params: Params) -> Fingerprint:
 @jit
 def _sums(params: Params) -> Params:
     def total(leaf: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
-        return jnp.sum(bits, dtype=jnp.uint32)
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}").astype(jnp.uint32)
+        place = jnp.uint32(0)
+        for axis, size in enumerate(leaf.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
     return jax.tree.map(total, params)
 

@@ -29,6 +29,7 @@ def restore_policy(
 
     Raises:
       CheckpointError: those weights have changed since.
+      FileNotFoundError, ValueError: they are gone or damaged (see `weights.load`).
     """
     left_out = saved.meta(step).get("base")
     stored = lora is not None and left_out is None
@@ -40,7 +41,15 @@ def restore_policy(
 
 
 def restore_adapters(
-    saved: Checkpoints, step: int, mesh: jax.sharding.Mesh, *, shape: DecoderConfig, lora: Lora
+    saved: Checkpoints, step: int, mesh: jax.sharding.Mesh, *, shape: DecoderConfig, lora: Lora, source: Source
 ) -> Adapters:
-    """Returns the adapters in a checkpoint, without the weights under them."""
+    """Returns the adapters in a checkpoint, for use with the model that they were trained on.
+
+    Raises:
+      CheckpointError: `source` does not hold that model any more.
+      FileNotFoundError, ValueError: its weights are gone or damaged (see `weights.load`).
+    """
+    left_out = saved.meta(step).get("base")
+    if left_out is not None:
+        read_base(source, shape, mesh, left_out)
     return saved.restore_part(step, abstract_policy(shape, lora, mesh, base=False))["params"]

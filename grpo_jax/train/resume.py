@@ -10,7 +10,7 @@ from grpo_jax.train.checkpoint import CheckpointError, Checkpoints
 from grpo_jax.train.run import Run
 from grpo_jax.train.state import TrainState, abstract_state
 
-FREE = ("out", "resume", "mesh", "train.steps", "eval", "checkpoint", "reward_workers", "reward_deadline")
+FREE = ("out", "resume", "mesh", "data.url", "train.steps", "eval", "checkpoint", "reward_workers", "reward_deadline")
 """Settings that may differ between a run and its continuation."""
 
 
@@ -70,7 +70,7 @@ def restore(run: Run, saved: Checkpoints, start: Start) -> TrainState:
     """Returns the state of the checkpoint that `start` names, on the run's mesh.
 
     Raises:
-      CheckpointError: the model that the run began from has changed.
+      CheckpointError: the weights that the run began from have changed.
     """
     base = saved.meta(start.checkpoint).get("base")
     abstract = abstract_state(run.learner, run.mesh)
@@ -99,6 +99,8 @@ def _compare(run: Run, meta: dict[str, Any], saved: Checkpoints) -> None:
 def differences(was: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """Returns (dotted path, old value, new value) for every leaf that two nested mappings do not share.
 
+    A field that one of them lacks is like one that is null or empty: so are those that came after a checkpoint.
+
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     [('a.c', 2, 3)]
     """
@@ -106,7 +108,7 @@ def differences(was: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]
         names = list(dict.fromkeys([*was, *now]))
         inside = (differences(was.get(n), now.get(n), f"{path}.{n}" if path else n) for n in names)
         return [found for part in inside for found in part]
-    return [] if was == now else [(path, was, now)]
+    return [] if was == now or (was in (None, {}) and now in (None, {})) else [(path, was, now)]
 
 
 def _move_aside(run: Run) -> tuple[str, ...]:

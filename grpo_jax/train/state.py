@@ -56,13 +56,13 @@ def init_state(learner: Learner, params: Params, key: jax.Array | None = None) -
     if lora is not None and key is None:
         raise ValueError("key: None; adapters are drawn from it, so a learner with lora needs one")
     trained = params if lora is None else init_lora(learner.model, lora, key)
-    still = lambda: jax.tree.map(jnp.copy, rounded(learner.model, params))  # noqa: E731
+    still = rounded(learner.model, params)
     return TrainState(
         params=trained,
         opt_state=learner.optimizer.init(trained),
         step=jnp.zeros((), jnp.int32),
-        reference=still() if objective.needs_reference and lora is None else None,
-        base=None if lora is None else still(),
+        reference=jax.tree.map(jnp.copy, still) if objective.needs_reference and lora is None else None,
+        base=None if lora is None else still,
         critic=init_critic(learner, params) if objective.needs_critic else None,
         controls={name: jnp.float32(control.initial) for name, control in objective.controls.items()},
     )

@@ -37,7 +37,7 @@ def compiled():
         (["mesh.data=16"], "mesh: data=16, group=1, fsdp=1, tensor=1 needs 16 devices, this process sees 8"),
         (
             ["mesh.tensor=2", 'data.alphabet="0123456789+-=?,:; "'],
-            "mesh.tensor: value 2; expected a divisor of the vocabulary (21)",
+            "mesh.tensor: value 2; expected a divisor of the model's vocabulary (21)",
         ),
         (["objective=grppo"], "did you mean 'grpo'"),
         (["objective={preset: grpo, kl: k4}"], "objective.kl"),

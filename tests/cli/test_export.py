@@ -86,8 +86,8 @@ def test_one_of_several_checkpoints_is_chosen_by_its_path(tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
-def test_neither_the_data_nor_the_optimizer_is_read(tmp_path):
-    """A checkpoint and its model are enough: the rows may be gone, and the moments stay on disk."""
+def test_the_data_may_be_gone(tmp_path):
+    """A checkpoint knows its configuration and its policy, which is restored without the rest of the state."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "1+1=", "answer": "2"}\n' * 4)
     run, params = checkpointed([*TINY, "warmup.steps=0", f"data.source={rows}", f"out={tmp_path / 'run'}"])

@@ -40,10 +40,16 @@ def test_a_model_that_exists_is_computed_in_bfloat16_and_a_new_one_in_float32(fo
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        ("mesh.tensor=4", "mesh.tensor: value 4; expected a divisor of the key/value heads (2); change it"),
-        ("mesh.tensor=16", "mesh.tensor: value 16; expected a divisor of the MLP's width (24); change it"),
-        ("mesh.tensor=3", "mesh.tensor: value 3; expected a divisor of the vocabulary (320); change it"),
-        ("mesh.fsdp=32", "mesh.fsdp: value 32; expected a divisor of the model's width (16); change it"),
+        ("mesh.tensor=4", "mesh.tensor: value 4; expected a divisor of the model's key/value heads (2); choose 1 or 2"),
+        (
+            "mesh.tensor=16",
+            "mesh.tensor: value 16; expected a divisor of the model's feed-forward width (24); choose 1 or 2",
+        ),
+        ("mesh.tensor=3", "mesh.tensor: value 3; expected a divisor of the model's vocabulary (320); choose 1 or 2"),
+        (
+            "mesh.fsdp=32",
+            "mesh.fsdp: value 32; expected a divisor of the model's width (16); choose 1 or 2 or 4 or 8 or 16",
+        ),
     ],
 )
 def test_a_mesh_that_does_not_divide_the_model_is_named(folder, mesh, message):

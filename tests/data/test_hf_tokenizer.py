@@ -196,8 +196,11 @@ def test_a_variable_that_the_template_does_not_read_is_refused(tmp_path):
     folder = write_tokenizer(tmp_path)
     with pytest.raises(ValueError, match=rf"'enable_think', but the chat template of {tmp_path} does not read it: rem"):
         HfTokenizer(folder, template="model", options={"enable_think": False})
-    with pytest.raises(ValueError, match=r"'tokenize', but the chat template of template='r1' does not read it"):
-        HfTokenizer(folder, template="r1", options={"tokenize": True})
+    with pytest.raises(ValueError, match=r"'thinking', but the chat template of template='r1' does not read it"):
+        HfTokenizer(folder, template="r1", options={"thinking": True})
+    for name in ("messages", "add_generation_prompt", "tokenize"):
+        with pytest.raises(ValueError, match=rf"template options: '{name}' follows from the prompt: remove it"):
+            HfTokenizer(folder, template="model", options={name: False})
     write_tokenizer(tmp_path, template=None)
     with pytest.raises(ValueError, match=rf"template options: 'x', but the chat template of {tmp_path} is not there: "):
         HfTokenizer(folder, options={"x": 1})

@@ -12,7 +12,17 @@ import pytest
 
 from grpo_jax.core import token_logprobs
 from grpo_jax.core.naming import show
-from grpo_jax.models import DecoderConfig, decode, empty_cache, head, hidden_states, init, logical_axes, prefill
+from grpo_jax.models import (
+    DecoderConfig,
+    decode,
+    decoder,
+    empty_cache,
+    head,
+    hidden_states,
+    init,
+    logical_axes,
+    prefill,
+)
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.decoder import last_token
 from grpo_jax.models.rotary import Linear, Yarn
@@ -270,3 +280,13 @@ def test_layers_start_different_and_from_the_key_alone():
 def test_an_impossible_shape_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         DecoderConfig(**{**dataclasses.asdict(tiny_config()), **change})
+
+
+def test_the_embeddings_gradient_is_summed_in_float32():
+    """One token at 4096 places, each with the cotangent 1: in bfloat16 the sum would stop growing at 256 or 512."""
+    config = tiny_config(dtype="bfloat16")
+    tokens = jnp.full((1, 4096), 5)
+    loss = lambda params: decoder._embed(config, params, tokens).astype(jnp.float32).sum()  # noqa: E731
+    gradient = jax.grad(loss)(random_params(config))["embed"]
+    np.testing.assert_array_equal(gradient[5], 4096.0)
+    assert not np.delete(gradient, 5, 0).any()

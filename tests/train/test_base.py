@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import chex
 import jax
@@ -16,17 +17,19 @@ from grpo_jax.mesh import make_mesh, sharding
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.train import CheckpointError, Checkpoints, train
 from grpo_jax.train.base import fingerprint
+from grpo_jax.train.resume import differences
 from grpo_jax.train.state import policy_params
 from tests.data.bpe import write_tokenizer
 from tests.models.weights.checkpoint import CONFIG, random_tensors, write_checkpoint
 from tests.train.test_loop import stop_at
 
+RAW = CONFIG | {"vocab_size": 320, "tie_word_embeddings": True}
+
 
 @pytest.fixture
 def on_model(tiny_run, tmp_path):
     """Builds a run of adapters on a model directory, with changes."""
-    raw = CONFIG | {"vocab_size": 320, "tie_word_embeddings": True}
-    write_checkpoint(tmp_path / "model", raw, {n: 0.1 * x for n, x in random_tensors(raw).items()})
+    write_checkpoint(tmp_path / "model", RAW, {n: 0.1 * x for n, x in random_tensors(RAW).items()})
     write_tokenizer(tmp_path / "model")
     rows = [{"prompt": f"{a}+{a}=?", "answer": str(2 * a), "completion": "1"} for a in range(8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -103,13 +106,53 @@ def test_another_base_is_refused(on_model, tmp_path):
         train(dataclasses.replace(run, resume="must"))
 
 
+def test_a_base_with_other_tensors_is_refused(on_model, tmp_path):
+    """The adapters would still fit a model that has a head of its own."""
+    run = on_model()
+    train(run, stop=stop_at(1))
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tie_word_embeddings": False}))
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"\(1 of 14 differ, first head\)"):
+        train(dataclasses.replace(on_model(), resume="must"))
+
+
+def test_adapters_come_out_alone_only_for_the_model_that_they_were_trained_on(on_model, tmp_path, capsys):
+    run = on_model()
+    train(run, stop=stop_at(1))
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "model", other)
+    assert main(["export", str(run.out), str(tmp_path / "same"), "--adapter", f"model.path={other}"]) == 0
+    described = json.loads((tmp_path / "same" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(tmp_path / "model")
+    write_checkpoint(other, RAW, random_tensors(RAW, seed=1))
+    assert main(["export", str(run.out), str(tmp_path / "wrong"), "--adapter", f"model.path={other}"]) == 1
+    assert "are not those that the adapters of this checkpoint were trained on" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_before_a_field_was_there_is_continued(on_model):
+    """What is null or empty now was not there then; a precision is written out."""
+    run = on_model()
+    assert run.description["model"]["dtype"] == "bfloat16"
+    earlier = json.loads(json.dumps(run.description))
+    del earlier["data"]["url"], earlier["data"]["template_options"], earlier["optimizer"]["critic_learning_rate"]
+    assert differences(earlier, run.description) == []
+    del earlier["data"]["prompt_length"]
+    assert [path for path, *_ in differences(earlier, run.description)] == ["data.prompt_length"]
+
+
 def test_a_fingerprint_is_that_of_the_bits_on_every_mesh(tmp_path):
     write_checkpoint(tmp_path, CONFIG)
     source = read_source(tmp_path)
     alone = load(tmp_path, source.config, source.names)
     mesh = make_mesh(fsdp=4, tensor=2)
     assert fingerprint(load(tmp_path, source.config, source.names, mesh)) == fingerprint(alone)
-    bits = np.asarray(alone["layers"]["attention"]["k"]).view(np.uint32)
-    assert fingerprint(alone)["layers.attention.k"] == int(bits.sum(dtype=np.uint64)) % 2**32
-    half = jax.device_put(jnp.ones((8, 8)), sharding(mesh, "embed", None))
-    assert fingerprint({"x": half}) == {"x": 64 * 0x3F800000 % 2**32}
+    bits = np.asarray(alone["layers"]["attention"]["k"]).view(np.uint32).ravel()
+    place = np.arange(bits.size, dtype=np.uint64)
+    assert fingerprint(alone)["layers.attention.k"] == int((bits * (2 * place + 1)).sum(dtype=np.uint64)) % 2**32
+    half = jax.device_put(jnp.ones((8, 8), jnp.bfloat16), sharding(mesh, "embed", None))
+    assert fingerprint({"x": half}) == {"x": 64**2 * 0x3F80 % 2**32}
+    swapped = {**alone, "layers": jax.tree.map(lambda x: x[::-1], alone["layers"])}
+    assert fingerprint(swapped)["layers.down"] != fingerprint(alone)["layers.down"]

@@ -92,7 +92,7 @@ class Fields:
     def fixed(self, name: str, *values: Any) -> Any:
         """Returns a field that may be absent or have one of these values, and nothing else."""
         value = self.get(name, values[0])
-        if value not in values:
+        if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
             known = " or ".join(map(repr, values))
             raise self.error(
                 name, f"is {value!r}, which changes the numbers in a way that is not supported: {known} is"

@@ -12,6 +12,7 @@ from grpo_jax.models.adapters import TARGETS
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.lora import Adapters, Lora
 from grpo_jax.models.weights.files import FLOATS
+from grpo_jax.models.weights.hub import hub_id
 from grpo_jax.models.weights.write import new_directory, write_json, write_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -37,7 +38,7 @@ def save_adapter(
       adapters: on any mesh; every process calls this, the first one writes.
       family: gives the matrices' names (see `models.families`).
       directory: must not exist yet, or be empty.
-      base: the model that was adapted, by directory or repository; PEFT can then find it.
+      base: the model that was adapted, as `resolve_model` takes it; PEFT can then find it.
       dtype: of the stored factors.
 
     Raises:
@@ -72,10 +73,12 @@ def save_adapter(
 
 def _config(lora: Lora, modules: list[str], base: str | None) -> dict[str, Any]:
     """Returns adapter_config.json; PEFT's defaults stand for every field that is not in it."""
+    name, revision = (base and hub_id(base)) or (base, None)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": name,
+        "revision": revision,
         "r": lora.rank,
         # PEFT declares an integer; where alpha is one, it is written as such.
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from grpo_jax.models.weights.hub import hub_id
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
@@ -27,8 +29,8 @@ class Card:
         began = f"`{self.base}`" if self.base else "random weights"
         header = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [grpo, grpo_jax]"]
         # The hub takes ids of its own, and would stumble over a path.
-        if self.base and self.base.count("/") == 1 and not self.base.startswith((".", "/")):
-            header.insert(0, f"base_model: {self.base.split('@')[0]}")
+        if self.base and (found := hub_id(self.base)):
+            header.insert(0, f"base_model: {found[0]}")
         fence = "```"
         while fence in self.settings:
             fence += "`"

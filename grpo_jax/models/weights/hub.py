@@ -17,6 +17,16 @@ SKIPPED = (*(f"*/{name}" for name in FILES), "consolidated*")
 _ID = re.compile(r"(?P<id>(?!\.)[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
+def hub_id(name: str | Path) -> tuple[str, str | None] | None:
+    """Returns repository and revision of a model of the hub; None for a directory, and what is no hub id.
+
+    >>> hub_id("owner/model@v1"), hub_id("owner/model"), hub_id("./model")
+    (('owner/model', 'v1'), ('owner/model', None), None)
+    """
+    match = None if Path(name).is_dir() else _ID.fullmatch(str(name))
+    return None if match is None else (match["id"], match["revision"])
+
+
 def resolve_model(name: str | Path) -> Path:
     """Returns the directory of a model; one of the hub is fetched first, unless the cache has it.
 
@@ -29,13 +39,13 @@ def resolve_model(name: str | Path) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    match = _ID.fullmatch(str(name))
-    if match is None:
+    found = hub_id(name)
+    if found is None:
         raise FileNotFoundError(
             f"there is no model directory {name} (a relative path starts at {Path.cwd()}; a model of the hub is "
             "written owner/model or owner/model@revision)"
         )
-    return _fetch(match["id"], match["revision"], str(name))
+    return _fetch(*found, str(name))
 
 
 def _fetch(repository: str, revision: str | None, name: str) -> Path:

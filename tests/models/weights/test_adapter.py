@@ -86,6 +86,21 @@ def test_base_plus_scaled_product_of_the_files_is_the_merged_checkpoint(tmp_path
     assert not tensors
 
 
+@pytest.mark.parametrize(
+    ("base", "name", "revision"),
+    [
+        ("owner/model@v1", "owner/model", "v1"),
+        ("owner/model", "owner/model", None),
+        ("/models/a@b", "/models/a@b", None),
+        (None, None, None),
+    ],
+)
+def test_a_revision_of_the_hub_is_said_apart_from_its_repository(tmp_path, base, name, revision):
+    save_adapter(random_adapters(CONFIG, LORA), CONFIG, LORA, FAMILY, tmp_path / "a", base=base)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (name, revision)
+
+
 def test_only_what_is_adapted_is_written_in_the_dtype_asked_for(tmp_path):
     lora = Lora(rank=1, alpha=4.0, targets=("v", "q"))
     save_adapter(random_adapters(CONFIG, lora), CONFIG, lora, FAMILY, tmp_path / "a", dtype="bfloat16")
