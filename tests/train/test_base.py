@@ -13,11 +13,12 @@ from safetensors.numpy import load_file, save_file
 
 from grpo_jax.cli.build import trained_params
 from grpo_jax.cli.main import main
-from grpo_jax.mesh import make_mesh, sharding
+from grpo_jax.mesh import fetch, make_mesh, sharding
+from grpo_jax.models import fold
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.train import CheckpointError, Checkpoints, train
 from grpo_jax.train.base import fingerprint
-from grpo_jax.train.resume import differences
+from grpo_jax.train.resume import differences, find_start, restore
 from grpo_jax.train.state import policy_params
 from tests.data.bpe import write_tokenizer
 from tests.models.weights.checkpoint import CONFIG, random_tensors, write_checkpoint
@@ -68,6 +69,23 @@ def test_the_base_is_read_again_where_it_began(on_model, tmp_path):
     assert ["params", "q", "a"] in stored_arrays(run, 2)
     with Checkpoints(run.out / "checkpoints") as saved:
         assert saved.meta(2)["base"] == fingerprint(result.state.base)
+
+
+def test_a_run_on_a_mesh_goes_on_without_one(on_model, tmp_path):
+    """The base is recognised however it was split, and the adapters come along."""
+    run = on_model("mesh.fsdp=2", "mesh.tensor=2")
+    on_mesh = train(run, stop=stop_at(1)).state
+    alone = on_model()
+    with Checkpoints(alone.out / "checkpoints") as saved:
+        state = restore(alone, saved, find_start(alone, saved))
+    chex.assert_trees_all_equal(fetch((state.params, state.base)), fetch((on_mesh.params, on_mesh.base)))
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state.base)} == {1}
+    out = tmp_path / "out"
+    assert main(["export", str(run.out), str(out), "mesh.fsdp=4", "mesh.tensor=1", "--dtype", "float32"]) == 0
+    source = read_source(out)
+    merged = fold(jax.device_get(policy_params(alone.learner, state)))
+    exported = load(out, source.config, source.names)
+    chex.assert_trees_all_close(exported, jax.tree.map(np.float32, merged), rtol=1e-6)
 
 
 def test_a_base_that_is_nowhere_else_is_stored(on_model):
