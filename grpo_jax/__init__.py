@@ -3,76 +3,88 @@
 Names are imported when they are first used, so that reward workers, which need none of JAX, start fast.
 """
 
-from __future__ import annotations
+from grpo_jax.lazy import exports
 
-import importlib
-from typing import Any
-
-_HOME = {
-    "grpo_jax.types": ("PromptBatch", "Rollout", "TokenBatch", "WeightedSum"),
-    "grpo_jax.core": (
-        "ClippedValue",
-        "Dpo",
-        "FullVocabulary",
-        "Gae",
-        "GroupNormalised",
-        "GroupRobust",
-        "Ipo",
-        "IpoPerToken",
-        "Objective",
-        "PpoClip",
-        "ProcessNormalised",
-        "cispo",
-        "dapo",
-        "deepseek_r1",
-        "dr_grpo",
-        "exact",
-        "gmpo",
-        "gpg",
-        "gradient_weights",
-        "grpo",
-        "gspo",
-        "gspo_token",
-        "k1",
-        "k2",
-        "k3",
-        "opo",
-        "per_sequence",
-        "per_token",
-        "policy_loss",
-        "ppo",
-        "ppo_clip",
-        "preference_loss",
-        "reinforce",
-        "reinforce_pp",
-        "remax",
-        "rloo",
-        "sapo",
-        "sequence_mean",
-        "sft",
-        "token_logprobs",
-        "token_mean",
-        "trl_grpo",
-        "verl_grpo",
-        "verl_ppo",
-    ),
-    "grpo_jax.models": ("DecoderConfig",),
-    "grpo_jax.rollout": ("Sampler", "generate", "publish", "sample_keys"),
-    "grpo_jax.train": ("Learner", "Result", "Run", "TrainState", "train_step"),
-    "grpo_jax.config": ("Config", "ConfigError", "load"),
-    "grpo_jax.config.build": ("build_run",),
-    "grpo_jax.rewards": ("Reward",),
-}
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
-
-__all__ = sorted(_MODULE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
-        raise AttributeError(f"module 'grpo_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_MODULE[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "grpo_jax.types": ("Grades", "PromptBatch", "Rollout", "TokenBatch", "WeightedSum"),
+        "grpo_jax.core": (
+            "ClippedValue",
+            "Dpo",
+            "Gae",
+            "GroupNormalised",
+            "GroupRobust",
+            "Ipo",
+            "IpoPerToken",
+            "Objective",
+            "PpoClip",
+            "ProcessNormalised",
+            "cispo",
+            "dapo",
+            "deepseek_r1",
+            "dr_grpo",
+            "exact",
+            "gmpo",
+            "gpg",
+            "gradient_weights",
+            "grpo",
+            "gspo",
+            "gspo_token",
+            "k1",
+            "k2",
+            "k3",
+            "opo",
+            "per_sequence",
+            "per_token",
+            "policy_loss",
+            "ppo",
+            "ppo_clip",
+            "preference_loss",
+            "reinforce",
+            "reinforce_pp",
+            "remax",
+            "rloo",
+            "sapo",
+            "sequence_mean",
+            "sft",
+            "token_logits",
+            "token_logprobs",
+            "token_mean",
+            "trl_grpo",
+            "value_loss",
+            "verl_grpo",
+            "verl_ppo",
+        ),
+        "grpo_jax.data": (
+            "CharTokenizer",
+            "Dataset",
+            "Source",
+            "Tokenizer",
+            "batch_indices",
+            "encode_completions",
+            "encode_prompts",
+            "read_jsonl",
+        ),
+        "grpo_jax.mesh": ("Rules", "make_mesh"),
+        "grpo_jax.models": ("DecoderConfig", "Lora", "init", "load_model", "text_logits"),
+        "grpo_jax.rollout": ("Sampler", "publish", "sample", "sample_keys"),
+        "grpo_jax.learn": (
+            "Learner",
+            "TrainState",
+            "UpdateSettings",
+            "apply",
+            "grade",
+            "gradient",
+            "init_state",
+            "minibatch_order",
+            "score",
+            "token_batch",
+            "update",
+        ),
+        "grpo_jax.run": ("Checkpoints", "Group", "Result", "Run", "restore", "save", "train"),
+        "grpo_jax.config": ("Config", "ConfigError", "load"),
+        "grpo_jax.config.build": ("build_run",),
+        "grpo_jax.rewards": ("Reward",),
+    },
+)

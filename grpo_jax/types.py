@@ -60,6 +60,27 @@ class Rollout:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Grades:
+    """What the rewards say of each completion."""
+
+    reward: Float[Array, "P G"]
+    valid: Bool[Array, "P G"]
+    """False where no reward applies: such a completion is in no mean and has no gradient."""
+    step_reward: Float[Array, "P G K"] | None = None
+    """Rewards of the steps of a completion, for process supervision."""
+    step_end: Int[Array, "P G K"] | None = None
+    """The token that ends each step."""
+    step_valid: Bool[Array, "P G K"] | None = None
+    term_reward: Float[Array, "P G K"] | None = None
+    """What each reward function said; NaN where it does not apply."""
+    term_weight: Float[Array, " K"] | None = None
+    """Their weights in `reward`."""
+    greedy_reward: Float[Array, " P"] | None = None
+    """Reward of each prompt's greedy completion; NaN where none applies."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenBatch:
     """What an update reads: prompts, completions, and per-token quantities without a gradient."""
 

@@ -6,9 +6,9 @@ from grpo_jax.cli.error import UserError
 from grpo_jax.config import Config
 from grpo_jax.config.build import build_run
 from grpo_jax.models.decoder import Params
-from grpo_jax.train import CheckpointError, Checkpoints, Run
-from grpo_jax.train.policy import restore_policy
-from grpo_jax.train.resume import find_start
+from grpo_jax.run import CheckpointError, Checkpoints, Run
+from grpo_jax.run.policy import restore_policy
+from grpo_jax.run.resume import find_start
 
 
 def checked_run(config: Config) -> Run:
@@ -31,9 +31,9 @@ def trained_params(run: Run) -> tuple[Params, int]:
     """
     learner = run.learner
     try:
-        with Checkpoints(run.out / "checkpoints", keep=run.keep) as saved:
+        with Checkpoints(run.out / "checkpoints", keep=run.settings.checkpoint.keep) as saved:
             step = find_start(run, saved).step
             shape, lora = learner.model, learner.lora
-            return restore_policy(saved, step, run.mesh, shape=shape, lora=lora, source=run.source), step
+            return restore_policy(saved, step, run.mesh, shape=shape, lora=lora, source=run.model_source), step
     except (CheckpointError, ValueError, OSError) as error:
         raise UserError(str(error)) from error

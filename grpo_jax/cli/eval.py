@@ -11,25 +11,26 @@ from grpo_jax.cli.build import checked_run, trained_params
 from grpo_jax.cli.error import UserError
 from grpo_jax.config import load
 from grpo_jax.rewards import Rewards
-from grpo_jax.train import evaluate
-from grpo_jax.train.programs import make_published
+from grpo_jax.run import evaluate
+from grpo_jax.run.compiled import compiled_publish
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status; prints one measure a line."""
     config = load(arguments.config, arguments.overrides)
-    built = dataclasses.replace(checked_run(config), resume="must")
+    built = checked_run(dataclasses.replace(config, resume="must"))
+    settings = built.settings
     if built.test_data is None:
         raise UserError(
             f"data.test: null; expected the path of a .jsonl file, because {config.data.source} holds none out"
         )
     with (
         jax.set_mesh(built.mesh),
-        Rewards(built.rewards, workers=built.reward_workers, deadline=built.reward_deadline) as rewards,
+        Rewards(built.rewards, workers=settings.reward_workers, deadline=settings.reward_deadline) as rewards,
     ):
         rewards.check_columns(built.test_data.columns([0]).keys())
         params, step = trained_params(built)
-        scores = evaluate(built, rewards, make_published(built.learner.model, params))
+        scores = evaluate(built, rewards, compiled_publish(built.learner.model, params))
     print(f"{built.out}, step {step}, {len(built.test_data)} held-out problems")
     for name, value in scores.items():
         print(f"{name:<10}{value:.4f}")

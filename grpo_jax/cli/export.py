@@ -14,18 +14,17 @@ from typing import Any
 import jax
 
 from grpo_jax.cli.error import UserError
-from grpo_jax.config import Config, dump, to_dict
+from grpo_jax.config import Config, dump
 from grpo_jax.config.load import from_dict
-from grpo_jax.config.model import Model, build_model
+from grpo_jax.config.model import Model, build_mesh, build_model
 from grpo_jax.config.override import override
-from grpo_jax.mesh import make_mesh
-from grpo_jax.models import fold
+from grpo_jax.models import merge_adapters
 from grpo_jax.models.weights import Card, export
 from grpo_jax.models.weights.adapter import save_adapter
 from grpo_jax.models.weights.write import check_new
-from grpo_jax.train import CheckpointError, Checkpoints
-from grpo_jax.train.policy import restore_adapters, restore_policy
-from grpo_jax.train.record import read_metrics
+from grpo_jax.run import CheckpointError, Checkpoints
+from grpo_jax.run.policy import restore_adapters, restore_policy
+from grpo_jax.run.record import read_metrics
 
 TRAINING = ("reward", "success", "kl", "entropy", "length")
 """Figures of the last step that a card shows beside those of evaluation."""
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.adapter:
                 _check_adapters(config)
             check_new(arguments.directory)
-            mesh = make_mesh(**to_dict(config)["mesh"])
+            mesh = build_mesh(config)
             model = build_model(config)
             with jax.set_mesh(mesh):
                 _write(saved, step, mesh, model, stored, arguments)
@@ -113,7 +112,7 @@ def _write(
         adapters = restore_adapters(saved, step, mesh, shape=model.shape, lora=lora, source=source)
         save_adapter(adapters, model.shape, lora, source.family, arguments.directory, base=base, dtype=dtype)
         return
-    params = fold(restore_policy(saved, step, mesh, shape=model.shape, lora=lora, source=source))
+    params = merge_adapters(restore_policy(saved, step, mesh, shape=model.shape, lora=lora, source=source))
     measured = figures(saved.directory.parent, step)
     card = Card(base=base, step=step, settings=dump(from_dict(stored)), figures=measured)
     export(params, model.shape, model.tokenizer, arguments.directory, card=card, source=source, dtype=dtype)

@@ -10,21 +10,23 @@ import jax
 from grpo_jax.cli.build import checked_run, trained_params
 from grpo_jax.cli.error import UserError
 from grpo_jax.config import load
-from grpo_jax.data import Dataset, encode_prompts
+from grpo_jax.data import Dataset
 from grpo_jax.mesh import make_mesh
-from grpo_jax.train.programs import draw, make_published
+from grpo_jax.run.compiled import compiled_publish
+from grpo_jax.run.draw import draw, encoded
+from grpo_jax.run.evaluation import eval_sampler
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit status; prints every prompt with its completions."""
-    built = dataclasses.replace(checked_run(load(arguments.config, arguments.overrides)), resume="must")
+    built = checked_run(dataclasses.replace(load(arguments.config, arguments.overrides), resume="must"))
     if arguments.n < 1:
         raise UserError(f"--n: {arguments.n}; expected at least 1")
     try:
-        sampler = built.evaluation.sampler
+        sampler = eval_sampler(built)
         if arguments.temperature is not None:
             sampler = dataclasses.replace(sampler, temperature=arguments.temperature)
-        encode_prompts(arguments.prompt, built.tokenizer, length=built.prompt_length)
+        encoded(built, arguments.prompt)
     except ValueError as error:
         raise UserError(str(error)) from error
     data = Dataset(tuple({"prompt": prompt} for prompt in arguments.prompt))
@@ -32,8 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     built = dataclasses.replace(built, mesh=make_mesh())
     with jax.set_mesh(built.mesh):
         params, step = trained_params(built)
-        published = make_published(built.learner.model, params)
-        drawn = draw(built, published, data, range(len(data)), step=step, group=arguments.n, sampler=sampler)
-    for i, completion in enumerate(drawn.completions):
-        print(f"{drawn.prompts[i // arguments.n]}{completion}")
+        published = compiled_publish(built.learner.model, params)
+        groups = draw(built, published, data, range(len(data)), step=step, group=arguments.n, sampler=sampler)
+    for group in groups:
+        for completion in group.completions:
+            print(f"{group.prompt}{completion}")
     return 0

@@ -10,7 +10,7 @@ import time
 from grpo_jax.cli.build import checked_run
 from grpo_jax.cli.error import UserError
 from grpo_jax.config import dump, load
-from grpo_jax.train import CheckpointError, Result, Run, train
+from grpo_jax.run import CheckpointError, Result, Run, train
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (CheckpointError, FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from error
     (built.out / "config.yaml").write_text(dump(config))
-    if result.step < built.steps:
+    if result.step < built.settings.train.steps:
         print(f"stopped at step {result.step}; the same command continues from there")
         return 130
     print(summary(built, result, time.monotonic() - started))

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from grpo_jax.config.error import ConfigError, problem
-from grpo_jax.config.load import to_dict
-from grpo_jax.config.model import build_model
+import optax
+
+from grpo_jax.config.model import build_mesh, build_model
 from grpo_jax.config.objective import build_objective
 from grpo_jax.config.schema import Config
 from grpo_jax.core import Objective, sft
-from grpo_jax.core.advantage.trial import check_advantage
+from grpo_jax.core.advantage.abstract_check import check_advantage
 from grpo_jax.core.naming import show
 from grpo_jax.core.slots import asks
-from grpo_jax.data import Dataset, Tokenizer, arithmetic, encode_completions, read_jsonl
+from grpo_jax.data import Dataset, Tokenizer, encode_completions
 from grpo_jax.data.limit import within_limit
-from grpo_jax.mesh import make_mesh
-from grpo_jax.models.weights import Source
+from grpo_jax.data.source import Source, Split, find_source
+from grpo_jax.errors import ConfigError, problem
+from grpo_jax.learn.learner import Learner
+from grpo_jax.learn.optimizer import critic_matrices, make_optimizer, make_schedule, policy_matrices
+from grpo_jax.models.weights.source import ModelSource
 from grpo_jax.rewards import Reward, resolve
-from grpo_jax.rollout import Sampler
-from grpo_jax.train.learner import Learner
-from grpo_jax.train.optimizer import make_optimizer, make_schedule
-from grpo_jax.train.run import Evaluation, Rolling, Run, WarmUp
+from grpo_jax.run.run import Run
 
 
 def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = None) -> Run:
@@ -42,58 +40,35 @@ def build_run(config: Config, *, rewards: Sequence[Callable[..., Any]] | None = 
     """
     objective = build_objective(config.objective)
     _check_advantage(config, objective)
-    parts = _data(config)  # before a model is fetched
+    source = find_source(config.data.source)
+    parts = source.read(config.data, config.seed)  # before a model is fetched
     model = build_model(config)
     # What null stands for may change; what a checkpoint was computed in does not.
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=model.shape.dtype))
     tokenizer = model.tokenizer
     (train_data, test_data), skipped = _fitting(config, parts, tokenizer)
     schedule = _schedule(config, config.optimizer.learning_rate)
+    matrices = policy_matrices(model.shape, model.lora)
     learner = Learner(
         model=model.shape,
         objective=objective,
-        optimizer=_optimizer(config, schedule),
+        optimizer=make_optimizer(config.optimizer, schedule, matrices=matrices),
+        critic_optimizer=_critic_optimizer(config, objective, model.shape),
         lora=model.lora,
-        critic_optimizer=_critic_optimizer(config, objective),
-        temperature=config.sampling.temperature,
-        logprob_chunk=config.model.logprob_chunk,
-        minibatches=config.train.minibatches,
-        epochs=config.train.epochs,
-        micro_prompts=config.train.micro_prompts,
-        overlong_buffer=config.train.overlong_buffer,
-        overlong_penalty=config.train.overlong_penalty,
-        mask_truncated=config.train.mask_truncated,
+        updates=config.train,
     )
     return Run(
-        seed=config.seed,
-        out=Path(config.out),
-        resume=config.resume,
-        description=to_dict(config),
-        mesh=make_mesh(**to_dict(config)["mesh"]),
-        source=model.source,
+        settings=config,
+        mesh=build_mesh(config),
+        model_source=model.source,
         learner=learner,
+        warmup_learner=_warmup_learner(config, learner),
+        demonstrate=_demonstrations(config, source, train_data, tokenizer),
         schedule=schedule,
-        warm_up=_warm_up(config, learner, train_data, tokenizer),
         tokenizer=tokenizer,
         train_data=train_data,
         test_data=test_data,
-        prompt_length=config.data.prompt_length,
-        rolling=Rolling(
-            group=config.sampling.group,
-            max_tokens=config.sampling.max_tokens,
-            check_every=config.sampling.check_every,
-        ),
-        rewards=_rewards(config) if rewards is None else tuple(Reward(function) for function in rewards),
-        reward_workers=config.reward_workers,
-        reward_deadline=config.reward_deadline,
-        steps=config.train.steps,
-        prompts=config.train.prompts,
-        reference_every=config.train.reference_every,
-        reference_mix=config.train.reference_mix,
-        dynamic_rounds=config.train.dynamic_rounds,
-        evaluation=_evaluation(config),
-        checkpoint_every=config.checkpoint.every,
-        keep=config.checkpoint.keep,
+        rewards=_rewards(config, source) if rewards is None else tuple(Reward(function) for function in rewards),
         notes=tuple(note for note in (tokenizer.note, _beyond(config, model.source), skipped) if note),
     )
 
@@ -114,64 +89,23 @@ def _check_advantage(config: Config, objective: Objective) -> None:
         raise ConfigError([f"objective.advantage: {show(advantage)} with sampling.group={group}: {error}"]) from error
 
 
-def _critic_optimizer(config: Config, objective: Objective) -> Any:
-    rate = config.optimizer.critic_learning_rate
-    if not objective.needs_critic or rate is None:
+def _critic_optimizer(config: Config, objective: Objective, model: Any) -> optax.GradientTransformation | None:
+    if not objective.needs_critic:
         return None
-    return _optimizer(config, _schedule(config, rate))
+    rate = config.optimizer.critic_learning_rate or config.optimizer.learning_rate
+    return make_optimizer(config.optimizer, _schedule(config, rate), matrices=critic_matrices(model))
 
 
-def _schedule(config: Config, learning_rate: float) -> Any:
-    optimizer = config.optimizer
+def _schedule(config: Config, learning_rate: float) -> optax.Schedule:
     return make_schedule(
         learning_rate=learning_rate,
-        warmup_steps=optimizer.warmup_steps,
-        schedule=optimizer.schedule,
-        updates=config.train.steps * config.train.epochs * config.train.minibatches,
+        warmup_steps=config.optimizer.warmup_steps,
+        schedule=config.optimizer.schedule,
+        updates=config.train.all_updates,
     )
 
 
-def _evaluation(config: Config) -> Evaluation:
-    sampler = Sampler(
-        temperature=config.sampling.temperature,
-        top_k=config.eval.top_k,
-        top_p=config.eval.top_p,
-        min_p=config.eval.min_p,
-    )
-    return Evaluation(
-        every=config.eval.every,
-        samples=config.eval.samples,
-        sampler=sampler,
-        answer_after=config.eval.answer_after,
-    )
-
-
-def _data(config: Config) -> tuple[Dataset, Dataset | None]:
-    data = config.data
-    if data.source == "arithmetic":
-        return arithmetic.make_split(
-            config.seed, train=data.train_size, test=data.test_size, operations=data.operations, digits=data.digits
-        )
-    missing = [file for file in (data.source, data.test) if file is not None and not Path(file).is_file()]
-    if missing and data.url is not None:
-        fetch = "".join(
-            f"\n  curl -fL --create-dirs -o {shlex.quote(file)} {shlex.quote(f'{data.url}/{Path(file).name}')}"
-            for file in missing
-        )
-        raise FileNotFoundError(
-            f"there is no dataset file {' and no '.join(missing)}; to fetch what is missing:{fetch}"
-        )
-    train = _first(read_jsonl(data.source, prompt=data.prompt), data.train_size)
-    return train, None if data.test is None else _first(read_jsonl(data.test, prompt=data.prompt), data.test_size)
-
-
-def _first(data: Dataset, size: int | None) -> Dataset:
-    return data if size is None else Dataset(data.rows[:size])
-
-
-def _fitting(
-    config: Config, parts: tuple[Dataset, Dataset | None], tokenizer: Tokenizer
-) -> tuple[list[Dataset | None], str]:
+def _fitting(config: Config, parts: Split, tokenizer: Tokenizer) -> tuple[list[Dataset | None], str]:
     """Returns the data whose prompts fit, and a remark about those that do not."""
     length, kept, notes = config.data.prompt_length, [], []
     for name, part in zip(("training", "held-out"), parts, strict=True):
@@ -185,7 +119,7 @@ def _fitting(
     return kept, "; ".join(notes)
 
 
-def _beyond(config: Config, source: Source | None) -> str:
+def _beyond(config: Config, source: ModelSource | None) -> str:
     """Returns a remark where texts may become longer than those that the model has seen."""
     longest = config.data.prompt_length + config.sampling.max_tokens
     seen = source.raw.get("max_position_embeddings", longest) if source else longest
@@ -197,57 +131,40 @@ def _beyond(config: Config, source: Source | None) -> str:
     )
 
 
-def _optimizer(config: Config, schedule: Any) -> Any:
-    optimizer = config.optimizer
-    return make_optimizer(
-        schedule,
-        b1=optimizer.b1,
-        b2=optimizer.b2,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        moment_dtype=optimizer.moment_dtype,
-        max_grad_norm=optimizer.max_grad_norm,
-    )
-
-
-def _warm_up(config: Config, learner: Learner, data: Dataset, tokenizer: Tokenizer) -> WarmUp | None:
-    warm = config.warmup
-    if warm.steps == 0:
+def _warmup_learner(config: Config, learner: Learner) -> Learner | None:
+    warmup, model = config.warmup, learner.model
+    if warmup.steps == 0:
         return None
-    if config.data.source != "arithmetic" and "completion" not in data.columns([0]):
-        raise ConfigError(
-            [
-                problem(
-                    "warmup.steps",
-                    warm.steps,
-                    f"0, because {config.data.source} has no column 'completion' to imitate",
-                    "add the column, or set warmup.steps=0",
-                )
-            ]
-        )
+    schedule = make_schedule(
+        learning_rate=warmup.learning_rate,
+        warmup_steps=max(warmup.steps // 10, 1),
+        schedule="cosine",
+        updates=warmup.steps,
+    )
+    optimizer = make_optimizer(config.optimizer, schedule, matrices=policy_matrices(model))
+    return Learner(model=dataclasses.replace(model, temperature=1.0), objective=sft(), optimizer=optimizer)
+
+
+def _demonstrations(
+    config: Config, source: Source, data: Dataset, tokenizer: Tokenizer
+) -> Callable[[Sequence[int], Sequence[int]], list[str]]:
+    """Returns the demonstrations of rows of the data, all of which fit if there is a warm-up."""
 
     def demonstrate(rows: Sequence[int], seed: Sequence[int]) -> list[str]:
-        if config.data.source == "arithmetic":
-            return arithmetic.demonstrations(data.prompts(rows), seed=seed, wrong=warm.wrong)
-        return data.columns(rows)["completion"]
+        return source.demonstrate(data, rows, seed=seed, wrong=config.warmup.wrong)
 
-    # Every demonstration must fit; better to hear of it now than after the first hours.
-    encode_completions(demonstrate(range(len(data)), (config.seed, 0)), tokenizer, length=config.sampling.max_tokens)
-    schedule = make_schedule(
-        learning_rate=warm.learning_rate, warmup_steps=max(warm.steps // 10, 1), schedule="cosine", updates=warm.steps
-    )
-    return WarmUp(
-        steps=warm.steps,
-        batch=warm.batch,
-        learner=Learner(
-            model=learner.model,
-            objective=sft(),
-            optimizer=_optimizer(config, schedule),
-            logprob_chunk=learner.logprob_chunk,
-        ),
-        demonstrate=demonstrate,
-    )
+    if config.warmup.steps:
+        # Every demonstration must fit; better to hear of it now than after the first hours.
+        try:
+            texts = demonstrate(range(len(data)), (config.seed, 0))
+        except ValueError as error:
+            fix = "set warmup.steps=0, or give the data demonstrations"
+            raise ConfigError([problem("warmup.steps", config.warmup.steps, f"0, because {error}", fix)]) from error
+        encode_completions(texts, tokenizer, length=config.sampling.max_tokens)
+    return demonstrate
 
 
-def _rewards(config: Config) -> tuple[Reward, ...]:
+def _rewards(config: Config, source: Source) -> tuple[Reward, ...]:
+    if not config.rewards:
+        return tuple(Reward(function, name=name) for name, function in source.rewards.items())
     return tuple(Reward(resolve(r.function), weight=r.weight, name=r.function) for r in config.rewards)

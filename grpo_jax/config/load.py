@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from grpo_jax.config import describe
-from grpo_jax.config.error import ConfigError, nearest, problem
+from grpo_jax.errors import ConfigError, nearest, problem
 from grpo_jax.config.override import override
 from grpo_jax.config.schema import Config
 from grpo_jax.config.text import parse, write
@@ -78,9 +78,14 @@ def from_dict(tree: dict[str, Any]) -> Config:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns the configuration as nested mappings and lists of YAML scalars, every default written out."""
-    tree = dataclasses.asdict(config)
-    lora = tree["lora"] | {"targets": list(tree["lora"]["targets"])}
-    return tree | {"rewards": list(tree["rewards"]), "lora": lora}
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value with lists in place of tuples, as YAML has them."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def dump(config: Config) -> str:

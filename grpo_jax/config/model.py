@@ -6,14 +6,14 @@ import dataclasses
 
 import jax
 
-from grpo_jax.config.error import ConfigError, problem
-from grpo_jax.config.load import to_dict
+from grpo_jax.errors import ConfigError, problem
 from grpo_jax.config.schema import Config
-from grpo_jax.data import PRINTABLE, CharTokenizer, Tokenizer, arithmetic
-from grpo_jax.data.hf_tokenizer import HfTokenizer
-from grpo_jax.mesh.rules import RULES
-from grpo_jax.models import DecoderConfig, Lora, init, logical_axes
-from grpo_jax.models.weights import Source, check, read_source, resolve_model
+from grpo_jax.data import CharTokenizer, Tokenizer
+from grpo_jax.data.source import find_source
+from grpo_jax.mesh import make_mesh
+from grpo_jax.mesh.settings import AXES
+from grpo_jax.models import DecoderConfig, Lora, decoder_config, init, logical_axes, open_model
+from grpo_jax.models.weights.source import ModelSource
 
 LENGTHS = {
     "vocab": "vocabulary",
@@ -35,10 +35,19 @@ class Model:
       lora: the adapters that are trained; None trains the weights.
     """
 
-    source: Source | None
+    source: ModelSource | None
     shape: DecoderConfig
     tokenizer: Tokenizer
     lora: Lora | None
+
+
+def build_mesh(config: Config) -> jax.sharding.Mesh:
+    """Returns the mesh of a configuration.
+
+    Raises:
+      ValueError: there are fewer devices than it asks for.
+    """
+    return make_mesh(**{axis: getattr(config.mesh, axis) for axis in AXES})
 
 
 def build_model(config: Config) -> Model:
@@ -55,64 +64,40 @@ def build_model(config: Config) -> Model:
 
 
 def _build(config: Config) -> Model:
-    model, data = config.model, config.data
-    how = {"dtype": model.dtype or "float32", "remat": model.remat, "unroll": model.unroll}
-    if model.path is not None:
-        how["dtype"] = model.dtype or "bfloat16"
-        source = read_source(resolve_model(model.path))
-        check(source.directory, source.config, source.names)
-        shape = dataclasses.replace(source.config, **how)
-        tokenizer = HfTokenizer(
-            source.directory,
-            vocab=shape.vocab,
+    settings, data = config.model, config.data
+    lora = config.lora if config.lora.rank is not None else None
+    here = {"temperature": config.sampling.temperature, "rules": config.mesh.rules}
+    if settings.path is not None:
+        shared = ("remat", "unroll", "logprob_chunk")
+        source, shape, tokenizer = open_model(
+            settings.path,
+            dtype=settings.dtype or "bfloat16",
             template=data.template,
             system=data.system,
-            options=data.template_options,
+            template_options=data.template_options,
+            **{name: getattr(settings, name) for name in shared},
+            **here,
         )
-        return Model(source=source, shape=shape, tokenizer=tokenizer, lora=_lora(config))
-    tokenizer = CharTokenizer(_alphabet(config))
-    shape = DecoderConfig(
-        vocab=tokenizer.vocab_size,
-        hidden=model.hidden,
-        layers=model.layers,
-        heads=model.heads,
-        kv_heads=model.kv_heads,
-        head_width=model.head_width or model.hidden // model.heads,
-        mlp=model.mlp,
-        tied=model.tied,
-        qkv_bias=model.qkv_bias,
-        qk_norm=model.qk_norm,
-        rope_theta=model.rope_theta,
-        norm_eps=model.norm_eps,
-        **how,
-    )
-    return Model(source=None, shape=shape, tokenizer=tokenizer, lora=_lora(config))
+        return Model(source=source, shape=shape, tokenizer=tokenizer, lora=lora)
+    tokenizer = CharTokenizer(data.alphabet or find_source(data.source).alphabet)
+    shape = decoder_config(settings, vocab=tokenizer.vocab_size, **here)
+    return Model(source=None, shape=shape, tokenizer=tokenizer, lora=lora)
 
 
 def _check_mesh(config: Config, shape: DecoderConfig) -> None:
-    """Raises ConfigError unless the mesh divides every parameter of the model, by the rules of `mesh.rules`."""
-    sizes = to_dict(config)["mesh"]
+    """Raises ConfigError unless the mesh divides every parameter of the model, by the mesh's rules."""
     axes = jax.tree.leaves(logical_axes(shape), is_leaf=lambda leaf: isinstance(leaf, tuple))
     leaves = jax.tree.leaves(jax.eval_shape(lambda: init(shape, jax.random.key(0))))
-    sides = [side for names, leaf in zip(axes, leaves, strict=True) for side in zip(names, leaf.shape, strict=True)]
+    sides = {side for names, leaf in zip(axes, leaves, strict=True) for side in zip(names, leaf.shape, strict=True)}
     problems = []
-    for axis, devices in sizes.items():
-        divided = sorted({side for side in sides if side[0] is not None and RULES[side[0]] == axis})
+    for mesh_axis in AXES:
+        devices = getattr(config.mesh, mesh_axis)
+        divided = sorted(side for side in sides if side[0] in LENGTHS and mesh_axis in config.mesh.axes(side[0]))
         possible = [n for n in range(1, devices) if not any(size % n for _, size in divided)]
         for name, size in divided:
             if size % devices:
                 expected = f"a divisor of the model's {LENGTHS[name]} ({size})"
-                problems.append(problem(f"mesh.{axis}", devices, expected, f"choose {' or '.join(map(str, possible))}"))
+                fix = f"choose {' or '.join(map(str, possible))}"
+                problems.append(problem(f"mesh.{mesh_axis}", devices, expected, fix))
     if problems:
         raise ConfigError(problems)
-
-
-def _alphabet(config: Config) -> str:
-    if config.data.alphabet is not None:
-        return config.data.alphabet
-    return arithmetic.ALPHABET if config.data.source == "arithmetic" else PRINTABLE
-
-
-def _lora(config: Config) -> Lora | None:
-    lora = config.lora
-    return None if lora.rank is None else Lora(rank=lora.rank, alpha=lora.alpha, targets=lora.targets)

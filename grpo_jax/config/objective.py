@@ -19,7 +19,6 @@ There is no registry: a name is looked up in the slot's module, so what is defin
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import math
 import typing
@@ -27,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from grpo_jax.config.error import ConfigError, nearest, problem
+from grpo_jax.errors import ConfigError, import_named, nearest, problem
 from grpo_jax.core import advantage, aggregate, control, correction, kl, presets, ratio, surrogate
 from grpo_jax.core import value as critic_value
 from grpo_jax.core.objective import Objective
@@ -150,14 +149,10 @@ def _lookup(path: str, name: str, module: ModuleType) -> Any:
         if name not in known:
             raise ConfigError([f"{path}: nothing in {module.__name__} is called {name!r}; {nearest(name, known)}"])
         return known[name]
-    place, _, attribute = name.partition(":")
     try:
-        imported = importlib.import_module(place)
-    except (ImportError, TypeError, ValueError) as error:
-        raise ConfigError([f"{path}: cannot import {name!r}: {error}; is it on PYTHONPATH?"]) from error
-    if attribute not in vars(imported):
-        raise ConfigError([f"{path}: {place} has no {attribute!r}; {nearest(attribute, _public(imported))}"])
-    return vars(imported)[attribute]
+        return import_named(name)
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
 
 
 def _public(module: ModuleType) -> dict[str, Any]:

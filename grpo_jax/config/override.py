@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo_jax.config.error import ConfigError, problem
+from grpo_jax.errors import ConfigError, problem
 from grpo_jax.config.text import parse
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from grpo_jax.config.error import ConfigError
+from grpo_jax.errors import ConfigError
 
 
 def parse(text: str, name: str) -> Any:

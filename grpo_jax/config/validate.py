@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from grpo_jax.config.error import ConfigError, problem
+from grpo_jax.errors import ConfigError, problem
 from grpo_jax.config.schema import Config
+from grpo_jax.data.source import find_source
 
 
 def validate(config: Config) -> None:
@@ -57,11 +59,8 @@ def _model(config: Config) -> Iterator[str]:
 
 
 def _lora(config: Config) -> Iterator[str]:
-    lora, every = config.lora, config.train.reference_every
-    if not lora.targets or len(set(lora.targets)) < len(lora.targets):
-        expected = "at least one matrix, each of them once"
-        yield problem("lora.targets", list(lora.targets), expected, "name some, or set lora.rank=null")
-    if lora.rank is not None and every is not None:
+    every = config.train.reference_every
+    if config.lora.rank is not None and every is not None:
         expected = "null, because with lora.rank the reference is the weights that never change"
         yield problem("train.reference_every", every, expected, "drop it, or set lora.rank=null")
 
@@ -76,23 +75,14 @@ def _data(config: Config) -> Iterator[str]:
     if config.model.path is None and data.template_options:
         expected = "{}, because a new model's tokenizer has no templates"
         yield problem("data.template_options", data.template_options, expected, "set model.path")
-    if data.source == "arithmetic":
-        if data.test is not None:
-            yield problem("data.test", data.test, "null, because arithmetic makes its own held-out problems", "drop it")
-        if data.url is not None:
-            yield problem("data.url", data.url, "null, because arithmetic makes up its problems", "drop it")
-        for field, value in (("data.train_size", data.train_size), ("data.test_size", data.test_size)):
-            if value is None:
-                yield problem(field, value, "a number, because arithmetic makes up its problems", f"set {field}")
-        return
-    for field, value in (("data.source", data.source), ("data.test", data.test)):
-        if value is not None and not value.endswith(".jsonl"):
-            expected = "'arithmetic' or the path of a .jsonl file" if field == "data.source" else "a .jsonl file"
-            yield problem(field, value, expected, f"set {field} to one")
+    try:
+        yield from find_source(data.source).check(data)
+    except ValueError as error:
+        yield str(error)
 
 
 def _rewards(config: Config) -> Iterator[str]:
-    if not config.rewards:
+    if not config.rewards and not _source_rewards(config):
         yield problem("rewards", [], "at least one reward", "set rewards=[{function: name}]")
     buffer, limit = config.train.overlong_buffer, config.sampling.max_tokens
     if buffer is not None and buffer > limit:
@@ -119,30 +109,30 @@ def _batches(config: Config) -> Iterator[str]:
 
 def _mesh(config: Config) -> Iterator[str]:
     """Every axis that the mesh splits is a multiple of the devices along it."""
-    mesh, model, train = config.mesh, config.model, config.train
-    rows = "mesh.data * mesh.fsdp", mesh.data * mesh.fsdp
-    group = "mesh.group", mesh.group
-    tensor = "mesh.tensor", mesh.tensor
-    split: list[tuple[str, int | None, str, int]] = [
-        ("train.prompts", train.prompts, *rows),
-        ("train.micro_prompts", train.micro_prompts, *rows),
-        ("warmup.batch", config.warmup.batch if config.warmup.steps else None, *rows),
-        ("sampling.group", config.sampling.group, *group),
-        ("eval.samples", config.eval.samples, *group),
-        ("model.heads", model.heads, *tensor),
-        ("model.kv_heads", model.kv_heads, *tensor),
-        ("model.mlp", model.mlp, *tensor),
-        ("model.hidden", model.hidden, "mesh.fsdp", mesh.fsdp),
+    model, train = config.model, config.train
+    split: list[tuple[str, int | None, str]] = [
+        ("train.prompts", train.prompts, "prompt"),
+        ("train.micro_prompts", train.micro_prompts, "prompt"),
+        ("warmup.batch", config.warmup.batch if config.warmup.steps else None, "prompt"),
+        ("sampling.group", config.sampling.group, "sample"),
+        ("eval.samples", config.eval.samples, "sample"),
+        ("model.heads", model.heads, "kv_heads"),
+        ("model.kv_heads", model.kv_heads, "kv_heads"),
+        ("model.mlp", model.mlp, "mlp"),
+        ("model.hidden", model.hidden, "embed"),
     ]
     if train.prompts % train.minibatches == 0 and train.minibatches > 1:
-        split.append(("train.prompts / train.minibatches", _minibatch(config), *rows))
-    for field, value, axis, devices in split:
+        split.append(("train.prompts / train.minibatches", _minibatch(config), "prompt"))
+    for field, value, axis in split:
+        names = config.mesh.axes(axis)
+        devices = math.prod(getattr(config.mesh, name) for name in names)
         if value is not None and value % devices:
-            yield problem(field, value, f"a multiple of {axis} ({devices})", f"change {field} or the mesh")
+            sizes = " * ".join(f"mesh.{name}" for name in names)
+            yield problem(field, value, f"a multiple of {sizes} ({devices})", f"change {field} or the mesh")
 
 
 def _schedule(config: Config) -> Iterator[str]:
-    updates = config.train.steps * config.train.epochs * config.train.minibatches
+    updates = config.train.all_updates
     optimizer = config.optimizer
     if optimizer.schedule != "constant" and optimizer.warmup_steps >= updates:
         yield problem(
@@ -156,3 +146,10 @@ def _schedule(config: Config) -> Iterator[str]:
 
 def _minibatch(config: Config) -> int:
     return config.train.prompts // config.train.minibatches
+
+
+def _source_rewards(config: Config) -> bool:
+    try:
+        return bool(find_source(config.data.source).rewards)
+    except ValueError:
+        return True  # said by the rule of the data

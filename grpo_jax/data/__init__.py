@@ -5,6 +5,7 @@ from grpo_jax.data.hf_tokenizer import HfTokenizer
 from grpo_jax.data.limit import within_limit
 from grpo_jax.data.order import batch_indices
 from grpo_jax.data.prompts import encode_completions, encode_prompts
+from grpo_jax.data.source import Source
 from grpo_jax.data.tokenizer import PRINTABLE, CharTokenizer, Tokenizer
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CharTokenizer",
     "Dataset",
     "HfTokenizer",
+    "Source",
     "Tokenizer",
     "batch_indices",
     "encode_completions",

@@ -21,11 +21,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from grpo_jax.data.dataset import Dataset
+from grpo_jax.data.settings import DataSettings
+from grpo_jax.data.source import Source
+from grpo_jax.errors import problem
+from grpo_jax.rewards import arithmetic as rewards
 
 ALPHABET = "0123456789+-=?,:;"
 """Every character of prompts and worked solutions."""
@@ -197,3 +201,38 @@ def _admissible(first: int, steps: Sequence[int], digits: int) -> bool:
         if min(value for value, _ in reached) < 0:
             return False
     return (true, True) not in reached
+
+
+def _check(settings: DataSettings) -> Iterator[str]:
+    if settings.test is not None:
+        expected = "null, because arithmetic makes its own held-out problems"
+        yield problem("data.test", settings.test, expected, "drop it")
+    if settings.url is not None:
+        yield problem("data.url", settings.url, "null, because arithmetic makes up its problems", "drop it")
+    for field, value in (("data.train_size", settings.train_size), ("data.test_size", settings.test_size)):
+        if value is None:
+            yield problem(field, value, "a number, because arithmetic makes up its problems", f"set {field}")
+
+
+def _read(settings: DataSettings, seed: int) -> tuple[Dataset, Dataset]:
+    return make_split(
+        seed,
+        train=settings.train_size,
+        test=settings.test_size,
+        operations=settings.operations,
+        digits=settings.digits,
+    )
+
+
+def _demonstrate(data: Dataset, rows: Sequence[int], *, seed: Sequence[int], wrong: float) -> list[str]:
+    return demonstrations(data.prompts(rows), seed=seed, wrong=wrong)
+
+
+ARITHMETIC = Source(
+    read=_read,
+    check=_check,
+    demonstrate=_demonstrate,
+    rewards={"arithmetic.answer": rewards.answer},
+    alphabet=ALPHABET,
+)
+"""The task as a source of data."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from grpo_jax.errors import import_named, nearest
 from grpo_jax.rewards import arithmetic, gsm8k
 
 _LIBRARY = {
@@ -32,24 +31,13 @@ def resolve(target: str) -> Callable[..., Any]:
     if ":" not in target:
         if target not in _LIBRARY:
             raise ValueError(
-                f"reward {target!r} is unknown{_nearest(target, _LIBRARY)}; "
-                f"there are {sorted(_LIBRARY)}, or write 'package.module:function'"
+                f"reward {target!r} is unknown; {nearest(target, _LIBRARY)}; or write 'package.module:function'"
             )
         return _LIBRARY[target]
-    path, _, name = target.partition(":")
     try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"reward {target!r}: {error} (is its folder on PYTHONPATH?)") from error
-    if not hasattr(module, name):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise ValueError(f"reward {target!r}: module {path!r} has no {name!r}{_nearest(name, known)}")
-    function = getattr(module, name)
+        function = import_named(target)
+    except ValueError as error:
+        raise ValueError(f"reward: {error}") from error
     if not callable(function):
         raise ValueError(f"reward {target!r} is a {type(function).__name__}: name a function")
     return function
-
-
-def _nearest(name: str, known: Any) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""

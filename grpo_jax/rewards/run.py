@@ -50,12 +50,32 @@ class Scores:
     """bool [N]: at least one reward applies, outcome or process. The others are masked, not scored 0."""
     each: dict[str, np.ndarray]
     """Per reward, float32 [N] without its weight: the value, or the mean over a process reward's steps; NaN: none."""
-    failures: dict[str, int]
-    """Per reward, how many completions it could not score because it raised, hung or died."""
+    failed: dict[str, np.ndarray]
+    """Per reward, bool [N]: it could not score the completion because it raised, hung or died."""
     errors: dict[str, str]
     """Per reward that failed, its first traceback or what replaced it."""
     steps: list[Steps | None]
     """Per completion, the process rewards' (end position, weight times value) by position; None: none applies."""
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Per reward, how many completions it could not score."""
+        return {name: int(failed.sum()) for name, failed in self.failed.items()}
+
+    def groups(self, size: int) -> list[Scores]:
+        """Returns the scores cut into groups of `size` completions; one without a failure has no errors either."""
+        return [self._part(slice(i, i + size)) for i in range(0, len(self.total), size)]
+
+    def _part(self, part: slice) -> Scores:
+        failed = {name: each[part] for name, each in self.failed.items()}
+        return Scores(
+            total=self.total[part],
+            valid=self.valid[part],
+            each={name: values[part] for name, values in self.each.items()},
+            failed=failed,
+            errors={name: text for name, text in self.errors.items() if failed[name].any()},
+            steps=self.steps[part],
+        )
 
 
 class Rewards:
@@ -143,7 +163,7 @@ class Rewards:
                 )
         self.check_columns(list(columns))
         values: dict[str, list[Value]] = {name: [None] * len(completions) for name in self._rewards}
-        failures, errors = dict.fromkeys(self._rewards, 0), {}
+        failed, errors = {name: np.zeros(len(completions), bool) for name in self._rewards}, {}
         size = self._chunk if self._pool else max(len(completions), 1)
         spans = [range(i, min(i + size, len(completions))) for i in range(0, len(completions), size)]
         jobs = [(name, span) for name in self._rewards for span in spans]
@@ -159,8 +179,8 @@ class Rewards:
                 if len(span) > 1:
                     jobs += [(name, range(i, i + 1)) for i in span]
                 else:
-                    failures[name] += 1
-        return self._scores(values, failures, errors, len(completions))
+                    failed[name][span.start] = True
+        return self._scores(values, failed, errors, len(completions))
 
     def _run(
         self,
@@ -181,7 +201,7 @@ class Rewards:
         return self._pool.run(calls) if self._pool else [attempt(*call) for call in calls]
 
     def _scores(
-        self, values: Mapping[str, Sequence[Value]], failures: dict[str, int], errors: dict[str, str], count: int
+        self, values: Mapping[str, Sequence[Value]], failed: dict[str, np.ndarray], errors: dict[str, str], count: int
     ) -> Scores:
         total, valid = np.zeros(count), np.zeros(count, bool)
         steps: list[Steps | None] = [None] * count
@@ -201,4 +221,4 @@ class Rewards:
             each[name] = numbers.astype(np.float32)
             valid |= ~np.isnan(numbers)
         by_position = [None if found is None else sorted(found, key=lambda step: step[0]) for found in steps]
-        return Scores(total.astype(np.float32), valid, each, failures, errors, by_position)
+        return Scores(total.astype(np.float32), valid, each, failed, errors, by_position)

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from grpo_jax.cli.main import main
-from tests.train.conftest import TINY
+from tests.run.conftest import TINY
 
 CONFIG = "configs/arithmetic.yaml"
 

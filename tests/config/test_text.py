@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from grpo_jax.config.error import ConfigError
+from grpo_jax.errors import ConfigError
 from grpo_jax.config.text import parse, write
 
 

@@ -13,7 +13,7 @@ from grpo_jax.config import ConfigError
         (["model.hidden=36"], "model.hidden / model.heads: value 9; expected an even head width"),
         (["model.head_width=7"], "model.head_width: value 7; expected an even head width"),
         (["data.test=held_out.jsonl"], "data.test: value 'held_out.jsonl'; expected null"),
-        (["data.source=gsm8k"], "data.source: value 'gsm8k'; expected 'arithmetic' or the path of a .jsonl file"),
+        (["data.source=gsm8k"], "data.source: value 'gsm8k'; expected 'arithmetic', the path of a .jsonl file, or"),
         (["data.source=a.jsonl", "data.test=b.csv"], "data.test: value 'b.csv'; expected a .jsonl file"),
         (["train.overlong_buffer=100"], "train.overlong_buffer: value 100; expected at most sampling.max_tokens"),
         (
@@ -26,7 +26,7 @@ from grpo_jax.config import ConfigError
         ),
         (["data.train_size="], "data.train_size: value None; expected a number"),
         (["data.test_size="], "data.test_size: value None; expected a number"),
-        (["rewards=[]"], "rewards: value []; expected at least one reward"),
+        (["rewards=[]", "data.source=a.jsonl", "data.test="], "rewards: value []; expected at least one reward"),
         (["train.minibatches=3"], "train.minibatches: value 3; expected a divisor of train.prompts (8)"),
         (
             ["train.minibatches=2", "train.micro_prompts=8"],
@@ -75,6 +75,7 @@ def test_a_contradiction_is_named_with_its_field_and_value(change, overrides, me
     [
         ["model.hidden=34", "model.head_width=8"],
         ["model.kv_heads=1"],
+        ["rewards=[]"],
         ["model={path: m}", "data.template=model", "data.template_options.enable_thinking=false"],
         ["data.source=a.jsonl", "data.test=b.jsonl"],
         ["data.source=a.jsonl", "data.train_size=", "data.test_size="],

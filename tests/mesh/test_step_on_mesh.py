@@ -14,25 +14,29 @@ from grpo_jax.core.naming import show
 from grpo_jax.mesh import AXES, fetch, make_mesh, sharding
 from grpo_jax.rollout import Sampler
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
-from grpo_jax.train.experience import Rewarded
-from grpo_jax.train.learner import Learner
-from grpo_jax.train.optimizer import make_optimizer
-from grpo_jax.train.programs import make_experience, make_keys, make_published, make_rollout, make_state, make_step
-from grpo_jax.train.step import minibatch_order
+from grpo_jax.types import Grades
+from grpo_jax.learn import Learner, OptimizerSettings, UpdateSettings
+from grpo_jax.learn.optimizer import make_optimizer
+from grpo_jax.run.compiled import (
+    compiled_batch,
+    compiled_keys,
+    compiled_publish,
+    compiled_sample,
+    compiled_state,
+    compiled_update,
+)
+from grpo_jax.learn.step import minibatch_order
 from grpo_jax.types import TokenBatch
 from tests.rollout.small import QUICK, random_params
 
 P, G, T = 32, 8, 6
-MODEL = tiny_config(vocab=24, qkv_bias=True, qk_norm=True, tied=False)
+MODEL = tiny_config(vocab=24, qkv_bias=True, qk_norm=True, tied=False, temperature=0.8, logprob_chunk=4)
 LEARNER = Learner(
     model=MODEL,
     objective=grpo(),
     # The default eps would turn the rounding of a gradient near 0 into a whole step.
-    optimizer=make_optimizer(1e-2, eps=1e-3, max_grad_norm=1.0),
-    temperature=0.8,
-    logprob_chunk=4,
-    minibatches=2,
-    micro_prompts=8,
+    optimizer=make_optimizer(OptimizerSettings(learning_rate=1e-2, eps=1e-3), 1e-2),
+    updates=UpdateSettings(minibatches=2, micro_prompts=8),
 )
 # On the host, as a run's data is: placing it is then no program of its own.
 PROMPT = fetch(tiny_prompts((5, 1, 3, 6) * (P // 4), vocab=MODEL.vocab))
@@ -44,7 +48,7 @@ def rewards(tokens, mask):
     """The share of even tokens, and nothing for a few completions."""
     reward = np.mean(tokens % 2 == 0, axis=-1, where=mask).astype(np.float32)
     valid = np.arange(P * G).reshape(P, G) % 7 != 3
-    return Rewarded(reward=np.where(valid, reward, np.nan), valid=valid)
+    return Grades(reward=np.where(valid, reward, np.nan), valid=valid)
 
 
 def run(program, static, *args, **options):
@@ -54,27 +58,29 @@ def run(program, static, *args, **options):
 
 def whole_step(learner, mesh):
     """Everything that a step computes, on `mesh` or on a single device without one."""
-    place = lambda x, *axes: x if mesh is None else jax.device_put(x, sharding(mesh, *axes))  # noqa: E731
+    
+    def place(x, *axes):
+        return x if mesh is None else jax.device_put(x, sharding(mesh, MODEL.rules, *axes))
+
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        reference = run(make_state, learner, REFERENCE).params
-        state = dataclasses.replace(run(make_state, learner, PARAMS), reference=reference)
+        reference = run(compiled_state, learner, REFERENCE).params
+        state = dataclasses.replace(run(compiled_state, learner, PARAMS), reference=reference)
         prompt = place(PROMPT, "prompt")
         rollout = run(
-            make_rollout,
+            compiled_sample,
             MODEL,
-            run(make_published, MODEL, state.params),
+            run(compiled_publish, MODEL, state.params),
             prompt,
-            place(make_keys(0, 3, np.arange(P, dtype=np.int32), group=G), "prompt", "sample"),
-            length=T,
+            place(compiled_keys(0, 3, np.arange(P, dtype=np.int32), group=G), "prompt", "sample"),
+            max_tokens=T,
             eos_ids=(3, 11),
-            sampler=Sampler(temperature=learner.temperature),
             check_every=3,
         )
         tokens, mask = fetch((rollout.tokens, rollout.mask))
-        rewarded = place(rewards(tokens, mask), "prompt", "sample")
-        batch = run(make_experience, learner, state, prompt, rollout, rewarded)
-        order = minibatch_order(0, 3, prompts=P, minibatches=learner.minibatches, epochs=learner.epochs)
-        state, metrics = run(make_step, learner, state, batch, order)
+        grades = place(rewards(tokens, mask), "prompt", "sample")
+        batch = run(compiled_batch, learner, state, prompt, rollout, grades)
+        order = minibatch_order(0, 3, prompts=P, minibatches=learner.updates.minibatches, epochs=1)
+        state, metrics = run(compiled_update, learner, state, batch, order)
         return rollout, batch, state, metrics
 
 
@@ -147,7 +153,7 @@ def assert_split(mesh, step):
 
 
 def test_the_exact_kl_is_the_same_on_a_mesh():
-    learner = dataclasses.replace(LEARNER, objective=dataclasses.replace(grpo(), kl=exact), minibatches=1)
+    learner = dataclasses.replace(LEARNER, objective=dataclasses.replace(grpo(), kl=exact), updates=UpdateSettings(micro_prompts=8))
     expected = whole_step(learner, None)
     got = whole_step(learner, make_mesh(data=2, fsdp=2, tensor=2))
     assert fetch(expected[3])["kl"] > 1e-3
@@ -155,7 +161,8 @@ def test_the_exact_kl_is_the_same_on_a_mesh():
 
 
 def test_a_supervised_batch_of_single_completions_is_the_same_on_a_mesh_that_splits_groups():
-    learner = dataclasses.replace(LEARNER, objective=sft(), temperature=1.0, minibatches=1, micro_prompts=None)
+    model = dataclasses.replace(MODEL, temperature=1.0)
+    learner = dataclasses.replace(LEARNER, model=model, objective=sft(), updates=UpdateSettings())
     rng = np.random.default_rng(0)
     batch = TokenBatch(
         prompt=PROMPT,
@@ -164,11 +171,11 @@ def test_a_supervised_batch_of_single_completions_is_the_same_on_a_mesh_that_spl
         advantage=np.ones((P, 1, T), np.float32),
     )
     order = np.arange(P, dtype=np.int32)[None]
-    expected = fetch(run(make_step, learner, run(make_state, learner, PARAMS), batch, order))
+    expected = fetch(run(compiled_update, learner, run(compiled_state, learner, PARAMS), batch, order))
     mesh = make_mesh(data=2, group=2, fsdp=2)
     with jax.set_mesh(mesh):
-        placed = jax.device_put(batch, sharding(mesh, "prompt"))
-        got = run(make_step, learner, run(make_state, learner, PARAMS), placed, order)
+        placed = jax.device_put(batch, sharding(mesh, MODEL.rules, "prompt"))
+        got = run(compiled_update, learner, run(compiled_state, learner, PARAMS), placed, order)
     assert got[0].params["embed"].sharding.is_equivalent_to(NamedSharding(mesh, Spec("tensor", "fsdp")), 2)
     assert expected[1]["loss"] > 1
     for leaf, leaf_1 in zip(jax.tree.leaves(fetch(got)), jax.tree.leaves(expected), strict=True):
