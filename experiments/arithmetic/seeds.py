@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from grpo_jax.train.record import read_metrics
+from grpo_jax.run.record import read_metrics
 
 OUT = Path("outputs/seeds")
 

@@ -24,21 +24,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from grpo_jax.core import grpo
+from grpo_jax.learn import Learner, OptimizerSettings, UpdateSettings, make_optimizer
 from grpo_jax.mesh import make_mesh
 from grpo_jax.models import DecoderConfig
-from grpo_jax.rollout import Sampler
-from grpo_jax.train import Learner, make_optimizer
-from grpo_jax.train.experience import Rewarded
-from grpo_jax.train.programs import (
-    make_experience,
-    make_first_state,
-    make_keys,
-    make_published,
-    make_rollout,
-    make_step,
+from grpo_jax.run.compiled import (
+    compiled_batch,
+    compiled_fresh_state,
+    compiled_keys,
+    compiled_publish,
+    compiled_sample,
+    compiled_update,
 )
-from grpo_jax.train.step import minibatch_order
-from grpo_jax.types import PromptBatch
+from grpo_jax.types import Grades, PromptBatch
 
 
 def options() -> argparse.Namespace:
@@ -100,50 +97,48 @@ def main() -> None:
         dtype=o.dtype,
         remat=o.remat,
         unroll=o.unroll,
+        logprob_chunk=o.logprob_chunk,
     )
     learner = Learner(
         model=config,
         objective=dataclasses.replace(grpo(), kl_coef=o.kl),
-        optimizer=make_optimizer(1e-5),
-        logprob_chunk=o.logprob_chunk,
-        micro_prompts=o.micro_prompts or None,
+        optimizer=make_optimizer(OptimizerSettings(learning_rate=1e-5), 1e-5),
+        updates=UpdateSettings(micro_prompts=o.micro_prompts or None),
     )
     random = np.random.default_rng(0)
     prompt = PromptBatch(
         tokens=jnp.asarray(random.integers(0, o.vocab, (o.prompts, o.prompt_length)), jnp.int32),
         mask=jnp.ones((o.prompts, o.prompt_length), bool),
     )
-    rewarded = Rewarded(
+    grades = Grades(
         reward=jnp.asarray(random.random((o.prompts, o.group)), jnp.float32),
         valid=jnp.ones((o.prompts, o.group), bool),
     )
-    order = minibatch_order(0, 0, prompts=o.prompts, minibatches=1, epochs=1)
 
     def step(state, number: int):
         clock = [time.perf_counter()]
-        published = make_published(config, state.params)
+        published = compiled_publish(config, state.params)
         rollout = jax.block_until_ready(
-            make_rollout(
+            compiled_sample(
                 config,
                 published,
                 prompt,
-                make_keys(0, number, jnp.arange(o.prompts), group=o.group),
-                length=o.completion_length,
+                compiled_keys(0, number, jnp.arange(o.prompts), group=o.group),
+                max_tokens=o.completion_length,
                 eos_ids=(),
-                sampler=Sampler(),
                 check_every=o.check_every,
             )
         )
         clock.append(time.perf_counter())
-        batch = jax.block_until_ready(make_experience(learner, state, prompt, rollout, rewarded))
+        batch = jax.block_until_ready(compiled_batch(learner, state, prompt, rollout, grades))
         clock.append(time.perf_counter())
-        state, metrics = make_step(learner, state, batch, order)
+        state, metrics = compiled_update(learner, state, batch)
         jax.block_until_ready((state, metrics))
         clock.append(time.perf_counter())
         return state, np.diff(clock).tolist()
 
     with jax.set_mesh(make_mesh()):
-        state = make_first_state(learner, 0)
+        state = compiled_fresh_state(learner, 0)
         jax.block_until_ready(state)
         state, first = step(state, 0)
         times = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from grpo_jax.core import presets
-from grpo_jax.train.record import read_metrics
+from grpo_jax.run.record import read_metrics
 
 HERE = Path(__file__).parent
 OUT = Path("outputs/presets")

@@ -6,11 +6,13 @@ import json
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 
 from grpo_jax.run import CheckpointError, Checkpoints, train
 from grpo_jax.run.record import read_metrics
-from tests.train import rewards as functions
+from tests.run import rewards as functions
+from tests.run import transformations
 
 
 def resuming(run, how):
@@ -260,3 +262,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         train(run)
     with Checkpoints(run.out / "checkpoints") as saved:
         assert saved.latest() is not None
+
+
+def test_a_transformation_of_ones_own_trains_and_resumes_bit_by_bit(tiny_run):
+    changes = ("optimizer.transformation=tests.run.transformations:momentum", "train.steps=4", "checkpoint.every=2")
+    whole = train(tiny_run(*changes, out="whole"))
+    run = tiny_run(*changes, out="cut")
+    train(run, stop=stop_at(2))
+    second = train(must_resume(run))
+    chex.assert_trees_all_equal(second.state, whole.state)
+    (trace,) = (part for part in jax.tree.leaves(whole.state.opt_state, is_leaf=_is_trace) if _is_trace(part))
+    assert float(optax.tree.norm(trace.trace)) > 0
+
+
+def _is_trace(part):
+    return isinstance(part, optax.TraceState)
+
+
+def test_another_optimizer_under_the_same_name_is_refused_in_words(tiny_run, monkeypatch):
+    changes = ("optimizer.transformation=tests.run.transformations:momentum", "train.steps=2", "checkpoint.every=2")
+    train(tiny_run(*changes))
+    monkeypatch.setattr(transformations, "momentum", lambda schedule: optax.sgd(schedule))
+    with pytest.raises(CheckpointError, match=r"of another optimizer, .*first opt_state.*trace.* there, none now"):
+        train(tiny_run(*changes, "train.steps=3"))
