@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from grpo_jax.config import describe
-from grpo_jax.errors import ConfigError, nearest, problem
 from grpo_jax.config.override import override
 from grpo_jax.config.schema import Config
 from grpo_jax.config.text import parse, write
 from grpo_jax.config.validate import validate
+from grpo_jax.errors import ConfigError, nearest, problem
 
 FILTERS = ("top_k", "top_p", "min_p")
 
@@ -95,11 +96,14 @@ def dump(config: Config) -> str:
 
 def _lines(error: ValidationError) -> Iterable[str]:
     """Returns one line per field; the members of a union that all failed are one problem of one field."""
-    return dict.fromkeys(_line(details["loc"], details["type"], details["input"]) for details in error.errors())
+    return dict.fromkeys(_line(details) for details in error.errors())
 
 
-def _line(location: tuple[str | int, ...], kind: str, value: object) -> str:
+def _line(details: ErrorDetails) -> str:
+    location, kind, value = details["loc"], details["type"], details["input"]
     path = ".".join(map(str, location))
+    if kind == "value_error":  # what a section says of its fields, which begins with the field's name
+        return f"{path}.{details['ctx']['error']}" if path else str(details["ctx"]["error"])
     known = describe.known(location)
     if kind == "missing":
         return f"{path}: missing; expected {describe.expected(known)}; set {path}=..."

@@ -6,10 +6,10 @@ import dataclasses
 
 import jax
 
-from grpo_jax.errors import ConfigError, problem
 from grpo_jax.config.schema import Config
 from grpo_jax.data import CharTokenizer, Tokenizer
 from grpo_jax.data.source import find_source
+from grpo_jax.errors import ConfigError, problem
 from grpo_jax.mesh import make_mesh
 from grpo_jax.mesh.settings import AXES
 from grpo_jax.models import DecoderConfig, Lora, decoder_config, init, logical_axes, open_model
@@ -92,7 +92,7 @@ def _check_mesh(config: Config, shape: DecoderConfig) -> None:
     problems = []
     for mesh_axis in AXES:
         devices = getattr(config.mesh, mesh_axis)
-        divided = sorted(side for side in sides if side[0] in LENGTHS and mesh_axis in config.mesh.axes(side[0]))
+        divided = sorted(side for side in sides if side[0] in LENGTHS and mesh_axis in config.mesh.rules.axes(side[0]))
         possible = [n for n in range(1, devices) if not any(size % n for _, size in divided)]
         for name, size in divided:
             if size % devices:

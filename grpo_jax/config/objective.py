@@ -26,10 +26,10 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from grpo_jax.errors import ConfigError, import_named, nearest, problem
 from grpo_jax.core import advantage, aggregate, control, correction, kl, presets, ratio, surrogate
 from grpo_jax.core import value as critic_value
 from grpo_jax.core.objective import Objective
+from grpo_jax.errors import ConfigError, import_named, nearest, problem
 
 MODULES = {
     "advantage": advantage,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo_jax.errors import ConfigError, problem
 from grpo_jax.config.text import parse
+from grpo_jax.errors import ConfigError, problem
 
 
 def override(tree: dict[str, Any], assignment: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from grpo_jax.errors import ConfigError, problem
 from grpo_jax.config.schema import Config
 from grpo_jax.data.source import find_source
+from grpo_jax.errors import ConfigError, problem
 
 
 def validate(config: Config) -> None:
@@ -124,7 +124,7 @@ def _mesh(config: Config) -> Iterator[str]:
     if train.prompts % train.minibatches == 0 and train.minibatches > 1:
         split.append(("train.prompts / train.minibatches", _minibatch(config), "prompt"))
     for field, value, axis in split:
-        names = config.mesh.axes(axis)
+        names = config.mesh.rules.axes(axis)
         devices = math.prod(getattr(config.mesh, name) for name in names)
         if value is not None and value % devices:
             sizes = " * ".join(f"mesh.{name}" for name in names)

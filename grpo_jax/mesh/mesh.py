@@ -9,8 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-AXES = ("data", "group", "fsdp", "tensor")
-"""`data` and `fsdp` split prompts, `group` the completions of a prompt, `fsdp` also parameters, `tensor` heads."""
+from grpo_jax.mesh.settings import AXES
 
 
 def make_mesh(*, data: int = 1, group: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> jax.sharding.Mesh:

@@ -43,7 +43,7 @@ def adapted(layers: Tree, adapters: Tree | None) -> Tree:
     return layers
 
 
-def fold(params: Tree) -> Tree:
+def merge_adapters(params: Tree) -> Tree:
     """Returns the same model as plain weights, without adapters."""
     rest = {name: value for name, value in params.items() if name != "adapters"}
     return {**rest, "layers": adapted(params["layers"], params.get("adapters"))}

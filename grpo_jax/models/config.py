@@ -1,10 +1,12 @@
-"""The shape of a decoder, as a value."""
+"""A decoder as a value: its shape, and how it is computed, scored and laid out. Nothing here imports JAX."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
-from grpo_jax.models.rotary import Scaling
+from grpo_jax.mesh.settings import Rules
+from grpo_jax.models.rope_scaling import Scaling
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -34,7 +36,7 @@ class DecoderConfig:
       local_rope_theta: base of the local layers' frequencies; None gives them those of the global ones.
       query_scalar: scores are divided by its square root; None takes `head_width`.
       attention_cap: soft bound on the scores.
-      final_cap: soft bound on the logits. Log-probabilities have to be told of it (`token_logprobs(soft_cap=)`).
+      final_cap: soft bound on the logits.
       norm_eps: epsilon of RMSNorm.
       zero_centred: the scale of every RMSNorm is stored as its difference from 1.
       post_norms: RMSNorm also on what attention and MLP add to the residual stream.
@@ -47,6 +49,9 @@ class DecoderConfig:
       remat: what the backward pass computes again: 'none' keeps every intermediate of a layer, 'dots' only the results
         of its matrix products, 'layer' nothing but its input.
       unroll: layers per iteration of the training scan. More compile to larger programs, which on a CPU run faster.
+      temperature: divides the logits of the policy that is sampled and scored.
+      logprob_chunk: completion positions whose logits are alive at once.
+      rules: how logical axes are split over a mesh.
     """
 
     vocab: int
@@ -79,12 +84,15 @@ class DecoderConfig:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    temperature: float = 1.0
+    logprob_chunk: int = 16
+    rules: Rules = Rules()
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads: {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.head_width % 2:
-            raise ValueError(f"head_width: {self.head_width} is odd; rotary positions turn pairs of features")
+            raise ValueError(f"head_width: {self.head_width} is odd; rotary positions rotate pairs of features")
         if self.remat not in ("none", "dots", "layer"):
             raise ValueError(f"remat: {self.remat!r}; expected 'none', 'dots' or 'layer'")
         if self.activation not in ACTIVATIONS:
@@ -95,6 +103,8 @@ class DecoderConfig:
             raise ValueError("window: None; local layers need the number of tokens that they see")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window: {self.window}; a query sees at least its own token")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: {self.temperature}; expected a finite number above 0")
         if not 0 <= self.experts_per_token <= self.experts or bool(self.experts) != bool(self.experts_per_token):
             raise ValueError(
                 f"experts_per_token: {self.experts_per_token}; expected 1 to {self.experts}, the number of experts"

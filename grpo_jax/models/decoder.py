@@ -11,6 +11,7 @@ segment holds the tokens before it. A decoding loop therefore needs no first ste
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,12 +19,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from grpo_jax.mesh import constrain
+from grpo_jax.mesh.rules import constrain
 from grpo_jax.models.adapters import adapted, keep_no_weights
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.config import DecoderConfig
+from grpo_jax.models.context import AttentionContext, before_last, of_layer, own_contexts, prompt_contexts
 from grpo_jax.models.layers import Block, Decoder, FusedBlock, rms_norm
-from grpo_jax.models.sight import Sight, before_last, choose, own_sights, prompt_sights
 from grpo_jax.types import PromptBatch
 
 Params = dict[str, Any]
@@ -55,19 +56,32 @@ def init(config: DecoderConfig, key: jax.Array) -> Params:
     """Returns float32 parameters, a function of `key` alone."""
     outer, inner = jax.random.split(key)
     params = nnx.to_pure_dict(nnx.state(Decoder(config, outer)))
-    one_layer = lambda key: nnx.to_pure_dict(nnx.state(Block(config, key)))  # noqa: E731
+
+    def one_layer(key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(Block(config, key)))
+
     params["layers"] = jax.vmap(one_layer)(jax.random.split(inner, config.layers))
     return params
 
 
 def logical_axes(config: DecoderConfig) -> Params:
     """Returns the tree of logical axis names, one tuple per parameter of `init`."""
+    axes = _metadata(config, "axes")
+    stacked = jax.tree.map(
+        lambda names: ("layers", *names), axes["layers"], is_leaf=lambda leaf: isinstance(leaf, tuple)
+    )
+    return {**axes, "layers": stacked}
+
+
+def weight_kinds(config: DecoderConfig) -> Params:
+    """Returns the tree of kinds, one per parameter of `init`: 'matrix', 'bias', or 'norm' for the scale of a norm."""
+    return _metadata(config, "kind")
+
+
+def _metadata(config: DecoderConfig, name: str) -> Params:
+    """Returns what every parameter declares of itself."""
     _, abstract = _definition(Decoder, config)
-    named = jax.tree.map(lambda var: var.get_metadata()["axes"], abstract, is_leaf=_is_variable)
-    axes = nnx.to_pure_dict(named)
-    is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-    axes["layers"] = jax.tree.map(lambda names: ("layers", *names), axes["layers"], is_leaf=is_axes)
-    return axes
+    return nnx.to_pure_dict(jax.tree.map(lambda var: var.get_metadata()[name], abstract, is_leaf=_is_variable))
 
 
 def head(config: DecoderConfig, params: Params) -> Float[Array, "D V"]:
@@ -75,7 +89,7 @@ def head(config: DecoderConfig, params: Params) -> Float[Array, "D V"]:
     return (params["head"] if "head" in params else params["embed"].T).astype(config.dtype)
 
 
-def rounded(config: DecoderConfig, params: Params) -> Params:
+def cast_params(config: DecoderConfig, params: Params) -> Params:
     """Returns the parameters in the dtype in which they are used: `config.dtype`, and float32 for the scales of norms.
 
     A model that is not trained (rollout, reference, the base of adapters) computes the same with these.
@@ -113,11 +127,11 @@ def _own(key: jax.Array, value: jax.Array, mask: jax.Array) -> Own:
 
 
 def _prompt_layer(
-    config: DecoderConfig, block: Block, x: jax.Array, sight: Sight
+    config: DecoderConfig, block: Block, x: jax.Array, context: AttentionContext
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the prompts' stream `[P, 1, S, D]` after a layer, and their keys and values `[P, K, S, C]`."""
-    q, k, v = block.project(x, sight.turn)
-    x = block.finish(x, _attend(config, q, None, _own(k, v, sight.own)))
+    q, k, v = block.project(x, context.rope)
+    x = block.finish(x, _attend(config, q, None, _own(k, v, context.own_mask)))
     return x, jnp.moveaxis(k[:, 0], 2, 1), jnp.moveaxis(v[:, 0], 2, 1)
 
 
@@ -137,18 +151,19 @@ def hidden_states(
     P, G, T = tokens.shape
     first = jnp.broadcast_to(last_token(prompt)[:, None, None], (P, G, 1))
     inputs = jnp.concatenate([first, tokens[..., :-1]], -1)
-    prompt_sight, sight = prompt_sights(config, prompt), own_sights(config, prompt, jnp.arange(T), T)
-    mixed = len(set(config.local)) > 1
+    in_prompt, in_completion = prompt_contexts(config, prompt), own_contexts(config, prompt, jnp.arange(T), T)
+    mixed, rules = len(set(config.local)) > 1, config.rules
 
     def layer(streams: tuple[jax.Array, jax.Array], this: tuple[Params, Params | None, Any]) -> tuple[Any, None]:
         prompt_x, x = streams
         layer_params, adapters, local = this
         local = local if mixed else config.is_local(0)
-        block, own_sight = _block(Block, config, adapted(layer_params, adapters)), choose(sight, local)
-        prompt_x, *segment = _prompt_layer(config, block, prompt_x, choose(prompt_sight, local))
-        q, k, v = block.project(x, own_sight.turn)
-        x = block.finish(x, _attend(config, q, Shared(*segment, own_sight.shared), _own(k, v, own_sight.own)))
-        return (constrain(prompt_x, "prompt"), constrain(x, *STREAM)), None
+        block, context = _block(Block, config, adapted(layer_params, adapters)), of_layer(in_completion, local)
+        prompt_x, *segment = _prompt_layer(config, block, prompt_x, of_layer(in_prompt, local))
+        q, k, v = block.project(x, context.rope)
+        shared = Shared(*segment, context.prompt_mask)
+        x = block.finish(x, _attend(config, q, shared, _own(k, v, context.own_mask)))
+        return (constrain(rules, prompt_x, "prompt"), constrain(rules, x, *STREAM)), None
 
     every = params["layers"], params.get("adapters"), jnp.array(config.local) if mixed else None
     policies = [jax.checkpoint_policies.dots_with_no_batch_dims_saveable] if config.remat == "dots" else []
@@ -156,21 +171,29 @@ def hidden_states(
     if config.remat == "layer":
         layer = jax.checkpoint(layer, prevent_cse=False)
     elif policies:
-        kept = lambda *primitive, **how: all(policy(*primitive, **how) for policy in policies)  # noqa: E731
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)
-    prompt_x = constrain(_embed(config, params, prompt.tokens)[:, None], "prompt")
-    x = constrain(_embed(config, params, inputs), *STREAM)
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=_all_of(policies))
+    prompt_x = constrain(rules, _embed(config, params, prompt.tokens)[:, None], "prompt")
+    x = constrain(rules, _embed(config, params, inputs), *STREAM)
     (_, x), _ = jax.lax.scan(layer, (prompt_x, x), every, unroll=config.unroll)
     return _final_norm(config, params, x)
 
 
+def _all_of(policies: list[Callable[..., bool]]) -> Callable[..., bool]:
+    """Returns the rematerialisation policy that keeps what all of these keep."""
+
+    def kept(*primitive: Any, **how: Any) -> bool:
+        return all(policy(*primitive, **how) for policy in policies)
+
+    return kept
+
+
 def prefill(config: DecoderConfig, published: Params, prompt: PromptBatch) -> tuple[Shared, ...]:
     """Returns each layer's keys and values of the prompts, from weights in the rollout layout."""
-    x = constrain(_embed(config, published, prompt.tokens)[:, None], "prompt")
-    segments, sights, seen = [], prompt_sights(config, prompt), before_last(prompt)
+    x = constrain(config.rules, _embed(config, published, prompt.tokens)[:, None], "prompt")
+    segments, contexts, seen = [], prompt_contexts(config, prompt), before_last(prompt)
     for i, layer_params in enumerate(published["layers"]):
         block = _block(FusedBlock, config, layer_params)
-        x, key, value = _prompt_layer(config, block, x, choose(sights, config.is_local(i)))
+        x, key, value = _prompt_layer(config, block, x, of_layer(contexts, config.is_local(i)))
         segments.append(Shared(key, value, seen))
     return tuple(segments)
 
@@ -179,8 +202,8 @@ def empty_cache(config: DecoderConfig, prompts: int, group: int, length: int) ->
     """Returns zeroed keys and values of the own segments, one pair per layer."""
     shape = (prompts, config.kv_heads, group, config.head_width, length)
     axes = ("prompt", "kv_heads", "sample")
-    key = constrain(jnp.zeros(shape, config.dtype), *axes)
-    value = constrain(jnp.zeros((*shape[:3], length, config.head_width), config.dtype), *axes)
+    key = constrain(config.rules, jnp.zeros(shape, config.dtype), *axes)
+    value = constrain(config.rules, jnp.zeros((*shape[:3], length, config.head_width), config.dtype), *axes)
     return ((key, value),) * config.layers
 
 
@@ -198,22 +221,23 @@ def decode(
     All rows write at one cursor (their index in their own segment), so the write is one slice and stays in place.
 
     Args:
-      published: weights in the rollout layout (see `rollout.publish`).
+      published: weights in the rollout layout (see `publish`).
       tokens: the input at `cursor`: the last prompt token at 0, then the tokens drawn.
     """
     cursor, length = jnp.asarray(cursor), cache[0][0].shape[-1]
-    far, near = own_sights(config, prompt, cursor[None], length)
-    x = constrain(_embed(config, published, tokens[..., None]), *STREAM)
+    contexts = own_contexts(config, prompt, cursor[None], length)
+    x = constrain(config.rules, _embed(config, published, tokens[..., None]), *STREAM)
     written = []
     for i, (layer_params, shared, (keys, values)) in enumerate(zip(published["layers"], segments, cache, strict=True)):
-        block, sight = _block(FusedBlock, config, layer_params), choose((far, near), config.is_local(i))
-        q, k, v = block.project(x, sight.turn)
-        own = _own(k, v, sight.own)
+        block, context = _block(FusedBlock, config, layer_params), of_layer(contexts, config.is_local(i))
+        q, k, v = block.project(x, context.rope)
+        own = _own(k, v, context.own_mask)
         keys = jax.lax.dynamic_update_slice_in_dim(keys, own.key, cursor, 4)
         values = jax.lax.dynamic_update_slice_in_dim(values, own.value, cursor, 3)
         # Where a window moves over the prompt; elsewhere the stored mask holds at every step.
-        shared = shared if sight.shared is far.shared else shared._replace(mask=sight.shared)
-        x = block.finish(x, _attend(config, q, shared, Own(keys, values, sight.own)))
+        moving = context.prompt_mask is not contexts[0].prompt_mask
+        shared = shared._replace(mask=context.prompt_mask) if moving else shared
+        x = block.finish(x, _attend(config, q, shared, Own(keys, values, context.own_mask)))
         written.append((keys, values))
     x = _final_norm(config, published, x)[..., 0, :]
     logits = jnp.einsum("pgd,dv->pgv", x, head(config, published), preferred_element_type=jnp.float32)

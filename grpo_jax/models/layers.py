@@ -2,7 +2,7 @@
 
 `Block` holds one matrix per projection, as checkpoints do; training uses it. `FusedBlock` holds query, key and value
 in one matrix and gate and up in another: decoding multiplies few rows at a time, and pays per product.
-Every parameter bears its logical axes.
+Every parameter bears its logical axes and its kind.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from flax import nnx
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.experts import Experts, FusedExperts
 from grpo_jax.models.gates import GATES
-from grpo_jax.models.rotary import Rotation, rotate
-from grpo_jax.models.weight import weight
+from grpo_jax.models.rotary import Rope, rotate
+from grpo_jax.models.weight import bias, weight
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, *, eps: float, zero_centred: bool = False) -> jax.Array:
@@ -33,7 +33,7 @@ class RMSNorm(nnx.Module):
 
     def __init__(self, width: int, config: DecoderConfig) -> None:
         start = jnp.zeros if config.zero_centred else jnp.ones
-        self.scale = nnx.Param(start(width), axes=(None,))
+        self.scale = nnx.Param(start(width), axes=(None,), kind="norm")
         self.eps, self.zero_centred = config.norm_eps, config.zero_centred
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -55,9 +55,9 @@ class Projections(nnx.Module):
         self.k = weight(keys[1], shared, ("embed", "kv_heads", None), fan_in=c.hidden)
         self.v = weight(keys[2], shared, ("embed", "kv_heads", None), fan_in=c.hidden)
         if c.qkv_bias:
-            self.q_bias = nnx.Param(jnp.zeros(self.q.shape[1:]), axes=("kv_heads", None, None))
-            self.k_bias = nnx.Param(jnp.zeros(shared[1:]), axes=("kv_heads", None))
-            self.v_bias = nnx.Param(jnp.zeros(shared[1:]), axes=("kv_heads", None))
+            self.q_bias = bias(self.q.shape[1:], ("kv_heads", None, None))
+            self.k_bias = bias(shared[1:], ("kv_heads", None))
+            self.v_bias = bias(shared[1:], ("kv_heads", None))
         self.bias = c.qkv_bias
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -77,7 +77,7 @@ class FusedProjections(nnx.Module):
         shape = (c.hidden, c.kv_heads, c.heads // c.kv_heads + 2, c.head_width)
         self.qkv = weight(key, shape, ("embed", "kv_heads", None, None), fan_in=c.hidden)
         if c.qkv_bias:
-            self.qkv_bias = nnx.Param(jnp.zeros(shape[1:]), axes=("kv_heads", None, None))
+            self.qkv_bias = bias(shape[1:], ("kv_heads", None, None))
         self.bias = c.qkv_bias
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -128,7 +128,7 @@ class Block(nnx.Module):
         heads = (c.kv_heads, c.heads // c.kv_heads, c.head_width)
         self.out = weight(keys[1], (*heads, c.hidden), ("kv_heads", None, None, "embed"), fan_in=c.heads * c.head_width)
         if c.out_bias:
-            self.out_bias = nnx.Param(jnp.zeros(c.hidden), axes=("embed",))
+            self.out_bias = bias((c.hidden,), ("embed",))
         if c.post_norms:
             self.post_attention_norm = RMSNorm(c.hidden, c)
             self.post_mlp_norm = RMSNorm(c.hidden, c)
@@ -140,12 +140,12 @@ class Block(nnx.Module):
             self.mlp = self.gate_up(c, keys[2])
             self.down = weight(keys[3], (c.mlp, c.hidden), ("mlp", "embed"), fan_in=c.mlp)
 
-    def project(self, x: jax.Array, turn: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x: jax.Array, rope: Rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the rotated queries `[P, G, Q, K, R, C]`, and keys and values `[P, G, Q, K, C]`."""
         q, k, v = self.attention(self.attention_norm(x))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        return rotate(q, turn), rotate(k, turn), v
+        return rotate(q, rope), rotate(k, rope), v
 
     def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         """Returns the residual stream after the attention's output and the MLP."""
@@ -176,7 +176,8 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, key: jax.Array) -> None:
         c, keys = config, jax.random.split(key, 3)
         # 0.02 keeps the logits of a tied head near zero at the start.
-        self.embed = nnx.Param(jax.random.normal(keys[0], (c.vocab, c.hidden)) * 0.02, axes=("vocab", "embed"))
+        embed = jax.random.normal(keys[0], (c.vocab, c.hidden)) * 0.02
+        self.embed = nnx.Param(embed, axes=("vocab", "embed"), kind="matrix")
         self.layers = Block(c, keys[1])
         self.norm = RMSNorm(c.hidden, c)
         if not c.tied:

@@ -7,51 +7,19 @@ splits them as it splits the matrix, and their product needs no communication.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from grpo_jax.models.adapters import TARGETS, fold
+from grpo_jax.models.adapters import TARGETS
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params, init, logical_axes
+from grpo_jax.models.settings import Lora
 
 Adapters = dict[str, dict[str, Any]]
 """`{target: {"a": A, "b": B}}`, stacked over layers (and experts) along the leading axes."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Lora:
-    """Which matrices are adapted, and how.
-
-    Attributes:
-      rank: of each product A B.
-      alpha: A B is multiplied by alpha / rank.
-      targets: names of the matrices in every layer, of `adapters.TARGETS`. Embedding, head, norms, biases and the
-        router of experts are never adapted.
-    """
-
-    rank: int
-    alpha: float
-    targets: tuple[str, ...] = tuple(TARGETS)
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank: {self.rank}; expected at least 1")
-        if not self.alpha > 0:
-            raise ValueError(f"lora.alpha: {self.alpha}; expected a number above 0")
-        unknown = [name for name in self.targets if name not in TARGETS]
-        if unknown:
-            raise ValueError(f"lora.targets: {unknown[0]!r} cannot be adapted; known: {', '.join(TARGETS)}")
-        if not self.targets or len(set(self.targets)) < len(self.targets):
-            raise ValueError(f"lora.targets: {list(self.targets)}; expected at least one name, each of them once")
-
-    @property
-    def scale(self) -> float:
-        """The factor of A B."""
-        return self.alpha / self.rank
 
 
 def init_lora(config: DecoderConfig, lora: Lora, key: jax.Array) -> Adapters:
@@ -87,11 +55,6 @@ def attach(params: Params, adapters: Adapters, lora: Lora) -> Params:
     dA = s dW B^T and dB = s A^T dW.
     """
     return {**params, "adapters": {t: {"a": f["a"], "b": lora.scale * f["b"]} for t, f in adapters.items()}}
-
-
-def merge(params: Params, adapters: Adapters, lora: Lora) -> Params:
-    """Returns the adapted model as plain weights: W + (alpha / rank) A B."""
-    return fold(attach(params, adapters, lora))
 
 
 def _leaf(layers: Params, target: str) -> Any:

@@ -1,8 +1,14 @@
 """From weights to completions: publish them for decoding, draw, and say how each token was drawn."""
 
-from grpo_jax.rollout.generate import generate
-from grpo_jax.rollout.keys import sample_keys
-from grpo_jax.rollout.publish import publish
-from grpo_jax.rollout.sampler import Sampler
+from grpo_jax.lazy import exports
 
-__all__ = ["Sampler", "generate", "publish", "sample_keys"]
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "grpo_jax.rollout.decoding": ("sample",),
+        "grpo_jax.rollout.keys": ("sample_keys",),
+        "grpo_jax.rollout.sampler": ("Sampler",),
+        "grpo_jax.rollout.settings": ("SamplingSettings",),
+        "grpo_jax.rollout.weights": ("publish",),
+    },
+)

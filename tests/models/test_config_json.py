@@ -7,7 +7,7 @@ import math
 import pytest
 
 from grpo_jax.models.families import FAMILIES
-from grpo_jax.models.rotary import Linear, Llama3, Yarn
+from grpo_jax.models.rope_scaling import Linear, Llama3, Yarn
 from tests.models.golden.compare import HERE
 from tests.models.golden.variants import SHAPE, VARIANTS
 
@@ -25,7 +25,7 @@ SCALINGS = [
     ),
     (
         {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 16, "truncate": False},
-        Yarn(factor=2.0, original=64, magnitude=1.0, fast=16.0, whole=False),
+        Yarn(factor=2.0, original=64, magnitude=1.0, fast=16.0, truncate=False),
     ),
 ]
 

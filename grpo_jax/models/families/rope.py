@@ -12,7 +12,7 @@ from typing import Any
 
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.families.fields import Fields
-from grpo_jax.models.rotary import Linear, Llama3, Scaling, Yarn
+from grpo_jax.models.rope_scaling import Linear, Llama3, Scaling, Yarn
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 ORIGINAL = "original_max_position_embeddings"
@@ -36,7 +36,7 @@ KEYS = {
 
 
 def read_rope(f: Fields, *, theta: float = 10_000.0) -> dict[str, Any]:
-    """Returns `rope_theta` and `rope_scaling` of a model whose layers all turn alike."""
+    """Returns `rope_theta` and `rope_scaling` of a model whose layers all rotate alike."""
     return _global(f, f.inner("rope_parameters"), theta)
 
 
@@ -135,7 +135,7 @@ def _yarn(rope: Fields, original: int) -> Yarn:
         magnitude=magnitude,
         fast=rope.optional_number("beta_fast") or 32.0,
         slow=rope.optional_number("beta_slow") or 1.0,
-        whole=True if rope.get("truncate") is None else rope.flag("truncate", True),
+        truncate=True if rope.get("truncate") is None else rope.flag("truncate", True),
     )
 
 
@@ -155,7 +155,7 @@ def _fields(scaling: Scaling | None) -> dict[str, Any] | None:
             values = (scaling.factor, scaling.low, scaling.high, scaling.original)
         case Yarn():
             values = (scaling.factor, scaling.original, scaling.magnitude, None, None, scaling.fast, scaling.slow)
-            values = (*values, scaling.whole)
+            values = (*values, scaling.truncate)
     kind = type(scaling).__name__.lower()
     named = dict(zip(KEYS[kind], values, strict=True))
     return {"rope_type": kind} | {name: value for name, value in named.items() if value is not None}

@@ -9,7 +9,7 @@ from grpo_jax.models.weights.card import Card
 from grpo_jax.models.weights.export import export
 from grpo_jax.models.weights.hub import resolve_model
 from grpo_jax.models.weights.read import check, load
-from grpo_jax.models.weights.source import Source, fitting_family, read_source
+from grpo_jax.models.weights.source import ModelSource, fitting_family, read_source
 from grpo_jax.models.weights.write import save
 
-__all__ = ["Card", "Source", "check", "export", "fitting_family", "load", "read_source", "resolve_model", "save"]
+__all__ = ["Card", "ModelSource", "check", "export", "fitting_family", "load", "read_source", "resolve_model", "save"]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from grpo_jax.mesh import fetch
+from grpo_jax.mesh.mesh import fetch
 from grpo_jax.models.adapters import TARGETS
 from grpo_jax.models.config import DecoderConfig
-from grpo_jax.models.lora import Adapters, Lora
+from grpo_jax.models.lora import Adapters
+from grpo_jax.models.settings import Lora
 from grpo_jax.models.weights.files import FLOATS
 from grpo_jax.models.weights.hub import hub_id
 from grpo_jax.models.weights.write import new_directory, write_json, write_tensors

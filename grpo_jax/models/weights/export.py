@@ -13,7 +13,7 @@ from grpo_jax.data import Tokenizer
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params
 from grpo_jax.models.weights.card import Card
-from grpo_jax.models.weights.source import Source, fitting_family
+from grpo_jax.models.weights.source import ModelSource, fitting_family
 from grpo_jax.models.weights.write import SHARD_BYTES, config_json, new_directory, write_json, write_weights
 
 CARRIED = (
@@ -36,7 +36,7 @@ def export(
     directory: str | Path,
     *,
     card: Card,
-    source: Source | None = None,
+    source: ModelSource | None = None,
     dtype: str = "bfloat16",
     shard_bytes: int = SHARD_BYTES,
 ) -> None:

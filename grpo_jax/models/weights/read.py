@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from grpo_jax.mesh import jit, spec
+from grpo_jax.mesh.compile import jit
+from grpo_jax.mesh.rules import spec
+from grpo_jax.mesh.settings import Rules
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params
 from grpo_jax.models.weights.files import FLOATS, Tensors, listed
@@ -52,7 +54,7 @@ def load(
         in one message; a tied head that is not the embedding; a leaf that the mesh does not divide.
     """
     leaves = make_leaves(config, names)
-    shardings = [_sharding(mesh, leaf) for leaf in leaves]
+    shardings = [_sharding(mesh, config.rules, leaf) for leaf in leaves]
     with Tensors(Path(directory)) as tensors:
         _check(tensors, leaves, tied=config.tied)
         if config.tied and HEAD in tensors.entries:
@@ -73,10 +75,10 @@ def check(directory: str | Path, config: DecoderConfig, names: Mapping[str, str]
         _check(tensors, make_leaves(config, names), tied=config.tied)
 
 
-def _sharding(mesh: jax.sharding.Mesh | None, leaf: Leaf) -> Sharding:
+def _sharding(mesh: jax.sharding.Mesh | None, rules: Rules, leaf: Leaf) -> Sharding:
     if mesh is None:
         return SingleDeviceSharding(jax.local_devices()[0])
-    sharding = NamedSharding(mesh, spec(leaf.axes))
+    sharding = NamedSharding(mesh, spec(rules, leaf.axes))
     try:
         sharding.shard_shape(leaf.shape)
     except ValueError:

@@ -13,14 +13,14 @@ from grpo_jax.models.weights.files import read_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
+class ModelSource:
     """A model directory.
 
     Attributes:
       directory: where it is.
       raw: the fields of its config.json.
       family: the one that reads them.
-      config: what they describe; `dataclasses.replace` sets `dtype`, `remat` and `unroll`, which they do not know.
+      config: what they describe; `dataclasses.replace` sets what they do not know, such as `dtype` and `remat`.
     """
 
     directory: Path
@@ -34,7 +34,7 @@ class Source:
         return self.family.names(self.config)
 
 
-def read_source(directory: str | Path, families: Mapping[str, Family] = FAMILIES) -> Source:
+def read_source(directory: str | Path, families: Mapping[str, Family] = FAMILIES) -> ModelSource:
     """Returns what a model directory holds, by its config.json.
 
     Raises:
@@ -68,7 +68,7 @@ def read_source(directory: str | Path, families: Mapping[str, Family] = FAMILIES
         config = family.read(raw)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    return Source(directory=Path(directory), raw=raw, family=family, config=config)
+    return ModelSource(directory=Path(directory), raw=raw, family=family, config=config)
 
 
 def fitting_family(config: DecoderConfig, families: Mapping[str, Family] = FAMILIES) -> Family:

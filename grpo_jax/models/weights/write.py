@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
 
-from grpo_jax.mesh import fetch
+from grpo_jax.mesh.mesh import fetch
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params
 from grpo_jax.models.weights.files import FLOATS, INDEX, SINGLE

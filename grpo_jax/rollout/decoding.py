@@ -6,22 +6,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from grpo_jax.mesh import constrain
+from grpo_jax.mesh.rules import constrain
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params, decode, empty_cache, last_token, prefill
 from grpo_jax.rollout.sampler import Sampler
 from grpo_jax.types import PromptBatch, Rollout
 
 
-def generate(
+def sample(
     config: DecoderConfig,
     published: Params,
     prompt: PromptBatch,
     keys: Key[Array, "P G"],
     *,
-    length: int,
+    max_tokens: int,
     eos_ids: tuple[int, ...],
-    sampler: Sampler,
+    sampler: Sampler | None = None,
     check_every: int = 8,
 ) -> Rollout:
     """Returns completions of every prompt, with the mask and log-probability of each token drawn.
@@ -32,14 +32,16 @@ def generate(
     Args:
       published: weights in the rollout layout (`publish`).
       keys: one per completion (`sample_keys`); token t uses `fold_in(key, t)`.
-      length: tokens drawn at most, T.
-      eos_ids: tokens that end a completion; none means that all run to `length`.
-      sampler: how a token is drawn. For training, the whole distribution at the temperature that is scored.
+      max_tokens: tokens drawn at most, T.
+      eos_ids: tokens that end a completion; none means that all run to `max_tokens`.
+      sampler: how a token is drawn. None draws from the whole distribution at the model's temperature, which is the
+        one that is scored: what training needs.
       check_every: K, tokens between two tests for the end.
     """
     P, G = keys.shape
-    # The last round may run past `length`: those tokens are dropped, and their cache writes stay within it.
-    steps = -(-length // check_every) * check_every
+    sampler = Sampler(temperature=config.temperature) if sampler is None else sampler
+    # The last round may run past `max_tokens`: those tokens are dropped, and their cache writes stay within it.
+    steps = -(-max_tokens // check_every) * check_every
     segments = prefill(config, published, prompt)
     uniform = jax.vmap(lambda t: _uniform(keys, t))(jnp.arange(steps))
     ends = jnp.asarray(eos_ids, jnp.int32)
@@ -59,21 +61,27 @@ def generate(
 
     grid = ("prompt", "sample")
     carry = (
-        constrain(jnp.broadcast_to(last_token(prompt)[:, None], (P, G)), *grid),
-        constrain(jnp.zeros((P, G), bool), *grid),
-        empty_cache(config, P, G, length),
-        constrain(jnp.zeros((steps, P, G), jnp.int32), None, *grid),
-        constrain(jnp.zeros((steps, P, G), jnp.float32), None, *grid),
-        constrain(jnp.zeros((steps, P, G), bool), None, *grid),
+        constrain(config.rules, jnp.broadcast_to(last_token(prompt)[:, None], (P, G)), *grid),
+        constrain(config.rules, jnp.zeros((P, G), bool), *grid),
+        empty_cache(config, P, G, max_tokens),
+        constrain(config.rules, jnp.zeros((steps, P, G), jnp.int32), None, *grid),
+        constrain(config.rules, jnp.zeros((steps, P, G), jnp.float32), None, *grid),
+        constrain(config.rules, jnp.zeros((steps, P, G), bool), None, *grid),
     )
-    running = lambda state: (state[0] < steps) & ~state[1][1].all()  # noqa: E731
+
+    def running(state: tuple) -> jax.Array:
+        return (state[0] < steps) & ~state[1][1].all()
+
     _, (_, _, _, tokens, logps, drawn) = jax.lax.while_loop(running, several, (0, carry))
-    tokens, logps, drawn = (jnp.moveaxis(x[:length], 0, -1) for x in (tokens, logps, drawn))
+    tokens, logps, drawn = (jnp.moveaxis(x[:max_tokens], 0, -1) for x in (tokens, logps, drawn))
     ended = ((tokens[..., None] == ends).any(-1) & drawn).any(-1) if eos_ids else jnp.zeros((P, G), bool)
     return Rollout(tokens=tokens, mask=drawn, logp=logps, ended=ended)
 
 
 def _uniform(keys: Key[Array, "P G"], t: jax.Array) -> jax.Array:
     """Returns one number in [0, 1) per completion, for its token t."""
-    draw = lambda key: jax.random.uniform(jax.random.fold_in(key, t))  # noqa: E731
+
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, t))
+
     return jax.vmap(jax.vmap(draw))(keys)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from grpo_jax.models import fold, rounded
+from grpo_jax.models.adapters import merge_adapters
 from grpo_jax.models.config import DecoderConfig
-from grpo_jax.models.decoder import Params
+from grpo_jax.models.decoder import Params, cast_params
 
 
 def publish(config: DecoderConfig, params: Params) -> Params:
@@ -15,9 +15,9 @@ def publish(config: DecoderConfig, params: Params) -> Params:
 
     `layers` becomes a tuple of dicts; query, key and value become one matrix `[D, K, R + 2, C]`, gate and up one
     `[D, 2, M]` (of every expert `[E, D, 2, M]`; a router stays as it is). Adapters are added to their weights before
-    these are rounded. Runs once per rollout, under `jit`.
+    these are cast. Runs once per rollout, under `jit`.
     """
-    cast = rounded(config, fold(params))
+    cast = cast_params(config, merge_adapters(params))
     stacked = cast["layers"]
     attention, mlp = stacked["attention"], stacked["mlp"]
     fused = {**stacked, "attention": {"qkv": _heads(attention, "")}}
