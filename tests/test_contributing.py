@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grpo_jax.core import grpo
-from grpo_jax.core.advantage.trial import check_advantage
+from grpo_jax.core.advantage.shape_check import check_advantage
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 

@@ -121,7 +121,7 @@ def train(train_pairs: Pairs, held_out: Pairs, *, method: str, loss, learning_ra
         return carry, evaluate(carry[0], held_out, loss) | {"weights": carry[1]}
 
     # The plain loss is the one whose weights are the shares of the data: every pair then weighs 1.
-    alpha = counts / jnp.sum(counts) if method == "plain" else control.start()
+    alpha = counts / jnp.sum(counts) if method == "plain" else control.initial_weights()
     return jax.lax.scan(report, (jnp.zeros(4), alpha), length=REPORTS)[1]
 
 

@@ -1,12 +1,41 @@
-"""The mathematics: arrays in, arrays out. README.md lists every term with its equation, its source and its tests."""
+"""The mathematics: arrays in, arrays out. README.md lists every term with its equation, its source and its tests.
 
-from grpo_jax.core.advantage import Gae, GroupNormalised, ProcessNormalised
-from grpo_jax.core.aggregate import sequence_mean, token_mean
-from grpo_jax.core.kl import exact, k1, k2, k3
-from grpo_jax.core.kl.exact import FullVocabulary, kl_divergence
-from grpo_jax.core.logprobs import TokenLogprobs, token_logprobs
+Every term, preset and slot is exported here; a test holds this list to the modules.
+"""
+
+from grpo_jax.core.advantage import (
+    BatchScaled,
+    Gae,
+    GroupBaselineWhitened,
+    GroupNormalised,
+    PassAtK,
+    ProcessNormalised,
+    ReinforcePlusPlus,
+    TermNormalised,
+    centred,
+    greedy_baseline,
+    leave_one_out,
+    length_weighted,
+    mean_scaled,
+    zero_variance_rescaled,
+)
+from grpo_jax.core.aggregate import ConstantLength, EveryRow, sequence_mean, sequence_sum, token_mean
+from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl, mixed_reference
+from grpo_jax.core.correction import (
+    Chained,
+    OffPolicyMask,
+    RejectSequences,
+    RejectTokens,
+    SequenceBand,
+    SequenceTruncated,
+    TokenBand,
+    TokenTruncated,
+)
+from grpo_jax.core.kl import Clamped, ImportanceWeighted, RatioWeighted, StraightThrough, absolute, exact, k1, k2, k3
+from grpo_jax.core.kl.full_vocabulary import FullVocabulary, kl_divergence
+from grpo_jax.core.logprobs import TokenLogprobs, token_logits, token_logprobs
 from grpo_jax.core.objective import Objective, policy_loss
-from grpo_jax.core.preference import Dpo, Ipo, IpoPerToken, preference_loss
+from grpo_jax.core.preference import Dpo, Ipo, IpoPerToken, pair_losses, preference_loss
 from grpo_jax.core.presets import (
     cispo,
     dapo,
@@ -29,59 +58,150 @@ from grpo_jax.core.presets import (
     verl_grpo,
     verl_ppo,
 )
-from grpo_jax.core.ratio import per_sequence, per_token
-from grpo_jax.core.returns import reward_with_kl
-from grpo_jax.core.robust import GroupRobust
-from grpo_jax.core.surrogate import PpoClip, reinforce
+from grpo_jax.core.ratio import per_sequence, per_token, sequence_average, sequence_average_token
+from grpo_jax.core.returns import discounted_returns, gae, reward_with_kl, whiten
+from grpo_jax.core.robust import (
+    GroupRobust,
+    exponentiated_gradient,
+    group_losses,
+    importance_weights,
+    project_simplex,
+    robust_loss,
+)
+from grpo_jax.core.shaping import soft_overlong
+from grpo_jax.core.slots import Advantage, Aggregate, Correction, Kl, Ratio, Select, Surrogate, Value
+from grpo_jax.core.surrogate import (
+    CispoCap,
+    CispoClip,
+    ClipCov,
+    Dppo,
+    EntropySelected,
+    GeometricMean,
+    KlCov,
+    PpoClip,
+    Sapo,
+    Vespo,
+    binary_kl,
+    binary_tv,
+    covariance,
+    reinforce,
+    two_sided_clip,
+)
 from grpo_jax.core.unified import gradient_weights
-from grpo_jax.core.value import ClippedValue
+from grpo_jax.core.value import ClippedValue, explained_variance, value_loss
 
 __all__ = [
+    "AdaptiveEntropy",
+    "AdaptiveKl",
+    "Advantage",
+    "Aggregate",
+    "BatchScaled",
+    "Chained",
+    "CispoCap",
+    "CispoClip",
+    "Clamped",
+    "ClipCov",
     "ClippedValue",
+    "ConstantLength",
+    "Correction",
     "Dpo",
+    "Dppo",
+    "EntropySelected",
+    "EveryRow",
     "FullVocabulary",
     "Gae",
+    "GeometricMean",
+    "GroupBaselineWhitened",
     "GroupNormalised",
     "GroupRobust",
+    "ImportanceWeighted",
     "Ipo",
     "IpoPerToken",
+    "Kl",
+    "KlCov",
     "Objective",
+    "OffPolicyMask",
+    "PassAtK",
     "PpoClip",
     "ProcessNormalised",
+    "Ratio",
+    "RatioWeighted",
+    "ReinforcePlusPlus",
+    "RejectSequences",
+    "RejectTokens",
+    "Sapo",
+    "Select",
+    "SequenceBand",
+    "SequenceTruncated",
+    "StraightThrough",
+    "Surrogate",
+    "TermNormalised",
+    "TokenBand",
     "TokenLogprobs",
+    "TokenTruncated",
+    "Value",
+    "Vespo",
+    "absolute",
+    "binary_kl",
+    "binary_tv",
+    "centred",
     "cispo",
+    "covariance",
     "dapo",
     "deepseek_r1",
+    "discounted_returns",
     "dr_grpo",
     "exact",
+    "explained_variance",
+    "exponentiated_gradient",
+    "gae",
     "gmpo",
     "gpg",
     "gradient_weights",
+    "greedy_baseline",
+    "group_losses",
     "grpo",
     "gspo",
     "gspo_token",
+    "importance_weights",
     "k1",
     "k2",
     "k3",
     "kl_divergence",
+    "leave_one_out",
+    "length_weighted",
+    "mean_scaled",
+    "mixed_reference",
     "opo",
+    "pair_losses",
     "per_sequence",
     "per_token",
     "policy_loss",
     "ppo",
     "ppo_clip",
     "preference_loss",
+    "project_simplex",
     "reinforce",
     "reinforce_pp",
     "remax",
     "reward_with_kl",
     "rloo",
+    "robust_loss",
     "sapo",
+    "sequence_average",
+    "sequence_average_token",
     "sequence_mean",
+    "sequence_sum",
     "sft",
+    "soft_overlong",
+    "token_logits",
     "token_logprobs",
     "token_mean",
     "trl_grpo",
+    "two_sided_clip",
+    "value_loss",
     "verl_grpo",
     "verl_ppo",
+    "whiten",
+    "zero_variance_rescaled",
 ]

@@ -1,13 +1,12 @@
 """Aggregators: how the terms of tokens become one number, with the division left for the end.
 
-The slot's contract is `(x[..., T], mask[..., T]) -> WeightedSum`. All axes but the last are rows. A row without a
-scored token is empty; whether it counts is written down in each docstring.
+The slot's contract is `core.slots.Aggregate`. Whether a row without a scored token counts is written down in each
+docstring.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -15,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from grpo_jax.core.checks import require_mask
 from grpo_jax.core.masking import as_float, masked_mean, sanitise
 from grpo_jax.core.naming import PrintsByValue
+from grpo_jax.core.slots import Aggregate
 from grpo_jax.types import WeightedSum
 
 
@@ -165,7 +165,7 @@ class EveryRow(PrintsByValue):
     (2.0, 1.0)
     """
 
-    aggregate: Callable[[Float[Array, "*b T"], Bool[Array, "*b T"]], WeightedSum] = sequence_mean
+    aggregate: Aggregate = sequence_mean
 
     def __post_init__(self) -> None:
         if self.aggregate is token_mean:

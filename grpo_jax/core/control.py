@@ -64,7 +64,7 @@ class AdaptiveEntropy:
     """An entropy coefficient that rises by steps while the entropy is below its target, and falls above it.
 
         c' = clip(c + step, 0, highest) if H < target, else clip(c - step, 0, highest)
-        coefficient in force = c if H <= target, else 0
+        effective coefficient = c if H <= target, else 0
 
     Where H equals the target, the readings differ: here c falls, in TRL it rises. The upper bound is TRL's too.
 
@@ -98,15 +98,15 @@ class AdaptiveEntropy:
         moved = jnp.where(entropy < self.target, coef + self.step, coef - self.step)
         return as_float(jnp.clip(moved, 0.0, self.highest))
 
-    def in_force(self, coef: Float[Array, ""], entropy: Float[Array, ""]) -> Float[Array, ""]:
+    def effective(self, coef: Float[Array, ""], entropy: Float[Array, ""]) -> Float[Array, ""]:
         """Returns the coefficient of a step whose tokens have the mean `entropy`."""
         return as_float(jnp.where(entropy <= self.target, coef, 0.0))
 
 
-def start(coef: float | AdaptiveKl | AdaptiveEntropy) -> float:
+def initial_value(coef: float | AdaptiveKl | AdaptiveEntropy) -> float:
     """Returns the number that a coefficient begins with.
 
-    >>> start(0.04), start(AdaptiveKl(initial=0.2, target=6.0))
+    >>> initial_value(0.04), initial_value(AdaptiveKl(initial=0.2, target=6.0))
     (0.04, 0.2)
     """
     return coef if isinstance(coef, int | float) else coef.initial

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens from hidden states, without ever holding `[..., T, V]`.
+"""Log-probabilities of given tokens from hidden states, without ever holding `[..., T, V]`, and logits, which do.
 
 A scan over pieces of the axis T computes the logits of one piece at a time. Its derivative is written by hand: the
 log-sum-exp of each token is kept, so the backward pass exponentiates once per logit instead of repeating the
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from grpo_jax.core.checks import require_axes, require_integers
-from grpo_jax.core.kl.exact import Divergence
+from grpo_jax.core.kl.full_vocabulary import Divergence
 
 
 @jax.tree_util.register_dataclass
@@ -81,9 +81,8 @@ def token_logprobs(
     >>> jnp.exp(scores.logp), jnp.exp(scores.entropy)
     (Array([[0.25, 0.25, 0.25]], dtype=float32), Array([[4., 4., 4.]], dtype=float32))
     """
-    _check_inputs(hidden, head, targets, temperature, chunk, reference, divergence)
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(f"soft_cap must be a number > 0 or None, got {soft_cap}")
+    _check_inputs(hidden, head, targets, chunk, reference, divergence)
+    _check_scale(temperature, soft_cap)
     length = jnp.shape(targets)[-1]
     pieces = max(1, -(-length // chunk))
     split = partial(_split, axis=jnp.ndim(targets) - 1, pieces=pieces)
@@ -124,7 +123,7 @@ def _forward(
 ) -> tuple[TokenLogprobs, Any]:
     def piece(_: None, xs: Any) -> Any:
         hidden_CD, targets_C, ref_hidden_CR = xs
-        logits_V = _logits(hidden_CD, head, temperature, soft_cap)
+        logits_V = token_logits(hidden_CD, head, temperature=temperature, soft_cap=soft_cap)
         norm_C = jax.nn.logsumexp(logits_V, axis=-1)
         logp_V = logits_V - norm_C[..., None]
         entropy_C = divergence_C = None
@@ -156,7 +155,7 @@ def _backward(
 
     def piece(d_head: Array, xs: Any) -> tuple[Array, Array]:
         hidden_CD, targets_C, ref_hidden_CR, norm_C, entropy_C, g = xs
-        logits_V = _logits(hidden_CD, head, temperature, soft_cap)
+        logits_V = token_logits(hidden_CD, head, temperature=temperature, soft_cap=soft_cap)
         logp_V = logits_V - norm_C[..., None]
         p_V = jnp.exp(logp_V)
         # A comparison fuses into this line; a scatter of one element per row would write the piece once more.
@@ -185,9 +184,37 @@ def _backward(
 _scores.defvjp(_forward, _backward)
 
 
-def _logits(
-    hidden: Float[Array, "*b D"], head: Float[Array, "D V"], temperature: Array, soft_cap: float | None
+def token_logits(
+    hidden: Float[Array, "*b D"],
+    head: Float[Array, "D V"],
+    *,
+    temperature: float | Float[Array, ""] = 1.0,
+    soft_cap: float | None = None,
 ) -> Float[Array, "*b V"]:
+    """Returns the logits of each position over the whole vocabulary, in float32 or wider.
+
+        z = hidden @ head / temperature,      with a `soft_cap` c: c tanh(hidden @ head / c) / temperature
+
+    This holds `[..., T, V]` at once, which `token_logprobs` is there to avoid: for one position, a small vocabulary, or
+    to look at.
+
+    Gradient: that of the formula.
+
+    Args:
+      hidden: last hidden states; a position's logits are those of the token that follows it.
+      head: output projection. Where both are bfloat16, so are the operands of the product, never its sums.
+      temperature: divides the logits.
+      soft_cap: the model's bound on its logits, before the temperature.
+
+    Raises:
+      ValueError: shapes do not fit, or `temperature` or `soft_cap` is not positive.
+
+    >>> token_logits(jnp.array([[1.0, 2.0]]), jnp.eye(2), temperature=0.5)
+    Array([[2., 4.]], dtype=float32)
+    """
+    require_axes("hidden", hidden, "D")
+    _check_head("hidden", hidden, "head", head)
+    _check_scale(temperature, soft_cap)
     wide = jnp.promote_types(jnp.result_type(hidden, head), jnp.float32)
     logits = jnp.matmul(hidden, head, preferred_element_type=wide)
     if soft_cap is not None:
@@ -198,7 +225,9 @@ def _logits(
 def _ref_logp(
     ref_hidden: Array, reference: tuple[Array, Array], temperature: Array, soft_cap: float | None
 ) -> Float[Array, "*b V"]:
-    return jax.nn.log_softmax(_logits(ref_hidden, reference[1], temperature, soft_cap), axis=-1)
+    return jax.nn.log_softmax(
+        token_logits(ref_hidden, reference[1], temperature=temperature, soft_cap=soft_cap), axis=-1
+    )
 
 
 def _split(x: Array, *, axis: int, pieces: int) -> Array:
@@ -214,7 +243,6 @@ def _check_inputs(
     hidden: Array,
     head: Array,
     targets: Array,
-    temperature: float | Array,
     chunk: int,
     reference: tuple[Array, Array] | None,
     divergence: Divergence | None,
@@ -226,8 +254,6 @@ def _check_inputs(
             f"targets has shape {jnp.shape(targets)}, but hidden has shape {jnp.shape(hidden)}; targets lacks only D"
         )
     _check_head("hidden", hidden, "head", head)
-    if isinstance(temperature, int | float) and not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a finite number > 0, got {temperature}")
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     if (reference is None) != (divergence is None):
@@ -239,6 +265,13 @@ def _check_inputs(
                 f"reference has shapes {jnp.shape(reference[0])} and {jnp.shape(reference[1])}, but hidden has shape "
                 f"{jnp.shape(hidden)} and head {jnp.shape(head)}; all but the width must be equal"
             )
+
+
+def _check_scale(temperature: float | Array, soft_cap: float | None) -> None:
+    if isinstance(temperature, int | float) and not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a finite number > 0, got {temperature}")
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"soft_cap must be a number > 0 or None, got {soft_cap}")
 
 
 def _check_head(hidden_name: str, hidden: Array, head_name: str, head: Array) -> None:

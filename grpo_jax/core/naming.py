@@ -26,11 +26,11 @@ class PrintsByValue:
 
 
 def show(value: Any) -> str:
-    """Returns the name of a function, and the text of anything else.
+    """Returns the name of a function or a method, and the text of anything else.
 
     >>> show(len), show(0.5)
     ('len', '0.5')
     """
-    if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
         return value.__qualname__
     return repr(value)

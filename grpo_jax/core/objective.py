@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from grpo_jax.core.advantage import GroupNormalised
 from grpo_jax.core.aggregate import sequence_mean, token_mean
 from grpo_jax.core.checks import require_at_least, require_axes, require_mask, require_same_shape
-from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl, start
+from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl, initial_value
 from grpo_jax.core.kl import k3
-from grpo_jax.core.kl.exact import FullVocabulary
 from grpo_jax.core.masking import sanitise
 from grpo_jax.core.naming import PrintsByValue, show
 from grpo_jax.core.ratio import per_token
-from grpo_jax.core.slots import asks, fill
+from grpo_jax.core.slots import (
+    Advantage,
+    Aggregate,
+    Correction,
+    Kl,
+    Mask,
+    Ratio,
+    Surrogate,
+    Tokens,
+    Value,
+    asks,
+    fill,
+    require_offered,
+)
 from grpo_jax.core.surrogate import PpoClip
-from grpo_jax.core.value import ClippedValue
 from grpo_jax.types import WeightedSum
 
-Tokens = Float[Array, "*b T"]
-Mask = Bool[Array, "*b T"]
-
-Advantage = Callable[..., Float[Array, "..."]]
-Ratio = Callable[[Tokens, Mask], Tokens]
-Surrogate = Callable[..., tuple[Tokens, Mask]]
-Correction = Callable[..., tuple[Tokens, Mask]]
-TokenKl = Callable[..., Tokens]
-Aggregate = Callable[[Tokens, Mask], WeightedSum]
+_LOSS_COEFS = ("kl_coef", "entropy_coef")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -41,8 +44,8 @@ class Objective(PrintsByValue):
 
         loss = aggregate( w surrogate(ratio(log pi - log pi_old), log pi, A) + kl_coef KL - entropy_coef H )
 
-    An ablation replaces one field: `dataclasses.replace(grpo(), aggregate=token_mean)`. The contract of each slot is
-    the docstring of its module; a component asks for more than its slot passes by keyword-only parameters.
+    An ablation replaces one field: `dataclasses.replace(grpo(), aggregate=token_mean)`. The contract of each slot, with
+    all that a component may ask for, is the `Protocol` that its field is annotated with (`core/slots.py`).
 
     Attributes:
       advantage: `(reward[..., G], valid[..., G]) -> [..., G]` or `[..., G, T]`; None where the batch brings its
@@ -51,18 +54,22 @@ class Objective(PrintsByValue):
       surrogate: `(log_ratio, logp, advantage) -> (loss[..., T], clipped[..., T])`.
       correction: `(log_gap, mask) -> (weight[..., T], keep[..., T])` for a sampler that differs from the trainer; the
         weight w is 1 without one.
-      kl: `(logp, ref_logp) -> kl[..., T]`, or a `FullVocabulary` divergence.
+      kl: `(logp, ref_logp) -> kl[..., T]`.
       kl_coef: weight of the KL term in the loss, fixed or adaptive.
       reward_kl_coef: weight of the KL penalty in the reward (`reward_with_kl`). One penalty has one place: at most
         one of the two is not zero.
       entropy_coef: weight of the entropy bonus, fixed or adaptive.
       aggregate: `(x[..., T], mask) -> WeightedSum`.
-      value: the critic's loss, where the advantage asks for `value`.
+      value: `(value, old_value, returns) -> (loss[..., T], clipped[..., T])`, the critic's loss, where the advantage
+        asks for `value`.
 
     Raises:
-      ValueError: a coefficient is negative; both KL coefficients are set; `reward_kl_coef` is set with an advantage
-        that reads the rewards of steps or of single terms, which have no place for a penalty, or without any
-        `advantage`; an advantage asks for a critic's `value` and there is no loss for the critic, or the reverse.
+      ValueError: a component asks for a name that its slot does not offer; a coefficient is negative; both KL
+        coefficients are set; `reward_kl_coef` is set with an advantage that reads the rewards of steps or of single
+        terms, which have no place for a penalty, or without any `advantage`; a surrogate asks for `selected` and has no
+        `select`; a KL asks for `divergence` and does not say which; an adaptive `reward_kl_coef` follows a KL
+        that reads the whole vocabulary; an advantage asks for a critic's `value` and there is no loss for the critic,
+        or the reverse.
 
     >>> Objective(surrogate=PpoClip(high=0.28), aggregate=token_mean)  # doctest: +NORMALIZE_WHITESPACE
     Objective(advantage=GroupNormalised(ddof=1, eps=1e-06), ratio=per_token,
@@ -74,14 +81,23 @@ class Objective(PrintsByValue):
     ratio: Ratio = per_token
     surrogate: Surrogate = dataclasses.field(default_factory=PpoClip)
     correction: Correction | None = None
-    kl: TokenKl | FullVocabulary = k3
+    kl: Kl = k3
     kl_coef: float | AdaptiveKl = 0.0
     reward_kl_coef: float | AdaptiveKl = 0.0
     entropy_coef: float | AdaptiveEntropy = 0.0
     aggregate: Aggregate = sequence_mean
-    value: ClippedValue | None = None
+    value: Value | None = None
 
     def __post_init__(self) -> None:
+        for slot in ("advantage", "ratio", "surrogate", "correction", "kl", "aggregate", "value"):
+            require_offered(slot, getattr(self, slot))
+        select = getattr(self.surrogate, "select", None)
+        require_offered("surrogate.select", select)
+        if "selected" in asks(self.surrogate) and select is None:
+            raise ValueError(
+                f"surrogate={show(self.surrogate)} asks for selected, but has no method `select` that picks the tokens "
+                "out of a whole batch"
+            )
         for name in ("kl_coef", "reward_kl_coef", "entropy_coef"):
             coef = getattr(self, name)
             if isinstance(coef, int | float):
@@ -97,7 +113,12 @@ class Objective(PrintsByValue):
                 f"reward_kl_coef={self.reward_kl_coef} needs an advantage that reads one reward per completion, got "
                 f"advantage={show(self.advantage)}; use kl_coef instead"
             )
-        if isinstance(self.reward_kl_coef, AdaptiveKl) and isinstance(self.kl, FullVocabulary):
+        if _measures_vocabulary(self.kl) and not callable(getattr(self.kl, "divergence", None)):
+            raise ValueError(
+                f"kl={show(self.kl)} asks for divergence, but its attribute `divergence` is no function of the whole "
+                "vocabulary; write kl=FullVocabulary(my_divergence)"
+            )
+        if _measures_vocabulary(self.kl) and isinstance(self.reward_kl_coef, AdaptiveKl):
             raise ValueError(
                 f"reward_kl_coef={self.reward_kl_coef} follows the KL of the drawn tokens, which kl={show(self.kl)} "
                 "does not measure; set kl=k1"
@@ -126,13 +147,18 @@ class Objective(PrintsByValue):
     @property
     def full_vocabulary(self) -> bool:
         """Whether a KL term is used that the log-probabilities of the drawn tokens do not determine."""
-        return self.needs_reference and isinstance(self.kl, FullVocabulary)
+        return self.needs_reference and _measures_vocabulary(self.kl)
 
     @property
     def controls(self) -> dict[str, AdaptiveKl | AdaptiveEntropy]:
         """The coefficients that adapt during a run, by field."""
         fields = {name: getattr(self, name) for name in ("kl_coef", "reward_kl_coef", "entropy_coef")}
         return {name: value for name, value in fields.items() if isinstance(value, AdaptiveKl | AdaptiveEntropy)}
+
+
+def _measures_vocabulary(kl: Kl) -> bool:
+    """Returns whether a KL term reads the whole vocabulary, in place of the reference's log-probabilities."""
+    return "divergence" in asks(kl)
 
 
 def policy_loss(
@@ -163,11 +189,11 @@ def policy_loss(
         then it is `logp` itself.
       sampler_logp: what the sampler drew from; a `correction` compares it with `old_logp`.
       ref_logp: log-probabilities under the reference, for a KL estimator. With `kl_coef` 0 it is only a metric.
-      divergence: divergence from the reference over the whole vocabulary, for a `FullVocabulary` KL (see
-        `token_logprobs`). With `kl_coef` 0 it is only a metric.
+      divergence: divergence from the reference over the whole vocabulary, for a KL that asks for it, as `exact` does
+        (see `token_logprobs`). With `kl_coef` 0 it is only a metric.
       entropy: entropy of the policy at each token. With `entropy_coef` 0 it is only a metric.
-      selected: what the surrogate's `select` picked, where it has one.
-      coefs: present values of the coefficients that adapt; they start at `control.initial`.
+      selected: what the surrogate's `select` picked out of the whole batch, where it has one.
+      coefs: present values of the coefficients that adapt; by default the values that they start with.
 
     Returns:
       The loss, and metrics. `loss_policy` is the surrogate alone under the objective's aggregator; means over
@@ -190,7 +216,7 @@ def policy_loss(
     logp = sanitise(logp, mask)
     advantage = constant(sanitise(advantage, mask))
     old_logp = constant(logp if old_logp is None else sanitise(old_logp, mask))
-    coef = {name: (coefs or {}).get(name, start(getattr(objective, name))) for name in ("kl_coef", "entropy_coef")}
+    coef = {name: (coefs or {}).get(name, initial_value(getattr(objective, name))) for name in _LOSS_COEFS}
     metrics: dict[str, WeightedSum] = {}
 
     weight: Tokens | None = None
@@ -207,11 +233,15 @@ def policy_loss(
     loss = surrogate
     means = {"ratio": jnp.exp(log_ratio), "clip_fraction": clipped, "approx_kl": k3(old_logp, logp)}
 
-    if ref_logp is not None and not isinstance(objective.kl, FullVocabulary):
-        extra = fill("kl", objective.kl, {"log_ratio": logp - old_logp})
-        means["kl"] = objective.kl(logp, constant(sanitise(ref_logp, mask)), **extra)
-    elif divergence is not None:
-        means["kl"] = sanitise(divergence, mask)
+    if ref_logp is not None or divergence is not None:
+        named: dict[str, Tokens | None] = {
+            "mask": mask,
+            "log_ratio": logp - old_logp,
+            "importance_log_ratio": log_ratio,
+            "divergence": None if divergence is None else sanitise(divergence, mask),
+        }
+        ref_logp = None if ref_logp is None else constant(sanitise(ref_logp, mask))
+        means["kl"] = objective.kl(logp, ref_logp, **fill("kl", objective.kl, named))
     if objective.kl_coef:
         loss = loss + coef["kl_coef"] * means["kl"]
 
@@ -246,8 +276,16 @@ def _check_inputs(
             require_same_shape(name, value, "logp", logp)
     if selected is not None:
         require_mask("selected", selected, "logp", logp)
-    full = isinstance(objective.kl, FullVocabulary)
-    wanted, other = ("divergence", "ref_logp") if full else ("ref_logp", "divergence")
+    elif "selected" in asks(objective.surrogate):
+        read = ", ".join(f"{name}=" for name in asks(getattr(objective.surrogate, "select", None)))
+        raise ValueError(
+            f"surrogate={show(objective.surrogate)} asks for selected, which is not given: pass "
+            f"selected=objective.surrogate.select({read}), called once on the whole batch before it is cut into "
+            "minibatches or micro-batches, because it compares all tokens"
+        )
+    wanted, other = ("ref_logp", "divergence")
+    if _measures_vocabulary(objective.kl):
+        wanted, other = other, wanted
     if others[other] is not None:
         raise ValueError(f"kl={show(objective.kl)} reads {wanted}, but {other} was given")
     if objective.kl_coef and others[wanted] is None:

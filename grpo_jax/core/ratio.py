@@ -1,4 +1,7 @@
-"""Ratios: over what the probabilities of the new and the old policy are compared."""
+"""Ratios: over what the probabilities of the new and the old policy are compared.
+
+The slot's contract is `core.slots.Ratio`.
+"""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ class GroupRobust:
 
     >>> control = GroupRobust(groups=2, step=1.0)
     >>> losses = WeightedSum(jnp.array([1.0, 4.0]), jnp.array([2.0, 2.0]))
-    >>> [round(w, 4) for w in control.update(control.start(), losses).tolist()]
+    >>> [round(w, 4) for w in control.update(control.initial_weights(), losses).tolist()]
     [0.1824, 0.8176]
     """
 
@@ -251,7 +251,7 @@ class GroupRobust:
             raise ValueError(f"groups must be at least 1, got {self.groups}")
         require_at_least("step", self.step, 0.0)
 
-    def start(self) -> Float[Array, " K"]:
+    def initial_weights(self) -> Float[Array, " K"]:
         """Returns the weights of the first step: all alike."""
         return jnp.full(self.groups, 1.0 / self.groups)
 

@@ -1,15 +1,22 @@
-"""The critic: what it learns from, and how well it explains the returns."""
+"""The critic: what it learns from, and how well it explains the returns.
+
+The slot's contract is `core.slots.Value`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from grpo_jax.core.checks import require_at_least, require_mask, require_same_shape
+from grpo_jax.core.aggregate import token_mean
+from grpo_jax.core.checks import require_at_least, require_axes, require_mask, require_same_shape
 from grpo_jax.core.masking import as_float, sanitise
+from grpo_jax.core.objective import Objective
 from grpo_jax.core.returns import all_equal
+from grpo_jax.types import WeightedSum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,7 @@ class ClippedValue:
         """Returns the loss of each token, and True where the clip holds it.
 
         Args:
-          value: what the critic says now. All three are to be 0 outside the mask, as a surrogate's inputs are.
+          value: what the critic says now.
           old_value: what it said when the completions were sampled.
           returns: what it should have said, `gae`'s second result.
 
@@ -62,6 +69,54 @@ class ClippedValue:
         held = jnp.square(jnp.clip(value, old_value - self.clip, old_value + self.clip) - returns)
         clipped = held > free
         return 0.5 * jnp.where(clipped, held, free), clipped
+
+
+def value_loss(
+    objective: Objective,
+    *,
+    value: Float[Array, "*b T"],
+    old_value: Float[Array, "*b T"],
+    returns: Float[Array, "*b T"],
+    mask: Bool[Array, "*b T"],
+) -> tuple[WeightedSum, dict[str, WeightedSum]]:
+    """Returns the critic's loss of a batch of completions, not yet divided, and its metrics.
+
+        loss = aggregate( objective.value(V, V_old, R) )
+
+    Gradient: flows through `value` alone. The rest, and every metric, is detached here and nowhere else.
+
+    Args:
+      objective: the terms; `value` and `aggregate` are used.
+      value: what the critic says now. Wherever `mask` is False, all three arrays may hold anything.
+      old_value: what it said when the completions were sampled.
+      returns: what it should have said: the second result of `gae`.
+      mask: True on scored tokens.
+
+    Returns:
+      The loss, and metrics: `value_loss` is the same without a gradient; means over tokens are `value_clip_fraction`
+      and `value`.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: shapes differ, or the objective has no loss for a critic.
+
+    >>> from grpo_jax.core.presets import ppo
+    >>> tokens = dict(value=jnp.array([[1.0, 3.0]]), returns=jnp.array([[0.0, jnp.nan]]), old_value=jnp.ones((1, 2)))
+    >>> value_loss(ppo(), mask=jnp.array([[True, False]]), **tokens)[0].mean()
+    Array(0.5, dtype=float32)
+    """
+    require_axes("value", value, "T")
+    require_mask("mask", mask, "value", value)
+    for name, x in (("old_value", old_value), ("returns", returns)):
+        require_same_shape(name, x, "value", value)
+    if objective.value is None:
+        raise ValueError("value=None: this objective has no loss for a critic; set value=ClippedValue()")
+    constant = jax.lax.stop_gradient
+    value = sanitise(value, mask)
+    loss, clipped = objective.value(value, constant(sanitise(old_value, mask)), constant(sanitise(returns, mask)))
+    total = objective.aggregate(loss, mask)
+    metrics = {"value_loss": total, "value_clip_fraction": token_mean(clipped, mask), "value": token_mean(value, mask)}
+    return total, constant(metrics)
 
 
 def explained_variance(

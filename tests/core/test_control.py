@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl, mixed_reference, start
+from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl, initial_value, mixed_reference
 from grpo_jax.testing import oracle
 
 KL = AdaptiveKl(initial=0.2, target=6.0, horizon=1000.0)
@@ -58,7 +58,7 @@ def test_the_entropy_coefficient_equals_the_oracle(coef, entropy):
 
 def test_the_entropy_bonus_is_off_above_its_target():
     """Skywork-OR1: alpha = c where the entropy is at most the target, and 0 elsewhere."""
-    coefs = [ENTROPY.in_force(jnp.array(0.25), jnp.array(h, jnp.float32)) for h in (0.1, 0.2, 0.21)]
+    coefs = [ENTROPY.effective(jnp.array(0.25), jnp.array(h, jnp.float32)) for h in (0.1, 0.2, 0.21)]
     np.testing.assert_array_equal(coefs, [0.25, 0.25, 0.0])
 
 
@@ -79,14 +79,14 @@ def test_a_coefficient_keeps_one_type_from_step_to_step():
     @jax.jit
     def step(kl_coef, entropy_coef):
         traces.append(1)
-        in_force = ENTROPY.in_force(entropy_coef, 0.1)
-        return KL.update(kl_coef, 7.0, 10), ENTROPY.update(entropy_coef, 0.1), in_force
+        effective = ENTROPY.effective(entropy_coef, 0.1)
+        return KL.update(kl_coef, 7.0, 10), ENTROPY.update(entropy_coef, 0.1), effective
 
-    coefs = jnp.asarray(start(KL), jnp.float32), jnp.asarray(start(ENTROPY), jnp.float32)
+    coefs = jnp.asarray(initial_value(KL), jnp.float32), jnp.asarray(initial_value(ENTROPY), jnp.float32)
     eager = KL.update(coefs[0], 7.0, 10)
     for _ in range(3):
-        *coefs, in_force = step(*coefs)
-        assert not any(x.weak_type for x in (*coefs, in_force))
+        *coefs, effective = step(*coefs)
+        assert not any(x.weak_type for x in (*coefs, effective))
     assert len(traces) == 1
     assert not eager.weak_type
     assert not KL.update(0.2, 7.0, 10).weak_type
@@ -155,5 +155,5 @@ def test_bad_entropy_controllers_are_refused(name):
 def test_controllers_are_values():
     assert hash(AdaptiveKl(initial=0.1, target=1.0)) == hash(AdaptiveKl(initial=0.1, target=1.0))
     assert AdaptiveEntropy(target=0.2) == AdaptiveEntropy(target=0.2) != AdaptiveEntropy(target=0.3)
-    assert start(0.04) == 0.04
-    assert start(AdaptiveEntropy(target=0.2, initial=0.01)) == 0.01
+    assert initial_value(0.04) == 0.04
+    assert initial_value(AdaptiveEntropy(target=0.2, initial=0.01)) == 0.01

@@ -306,7 +306,9 @@ def test_bad_bands_are_refused(kind):
 def test_bad_rejections_are_refused(kind):
     with pytest.raises(ValueError, match=r"limit must be a finite number >= 0\.0, got nan"):
         kind(limit=float("nan"))
-    with pytest.raises(TypeError, match="estimator must be an estimator on drawn tokens, got FullVocabulary"):
+    with pytest.raises(TypeError, match="estimator must be an estimator on drawn tokens, got 3"):
+        kind(limit=0.1, estimator=3)
+    with pytest.raises(ValueError, match=r"estimator=FullVocabulary\(.*\) asks for divergence"):
         kind(limit=0.1, estimator=exact)
     with pytest.raises(ValueError, match=r"estimator=RatioWeighted\(kl=k3\) asks for log_ratio"):
         kind(limit=0.1, estimator=RatioWeighted())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from grpo_jax.core import grpo, kl_divergence, policy_loss, token_logprobs
+from grpo_jax.core import grpo, kl_divergence, policy_loss, token_logits, token_logprobs
 from grpo_jax.testing import oracle
 
 ROWS, T, D, V = (2, 3), 10, 6, 13
@@ -280,3 +280,51 @@ def test_bad_inputs_are_refused_while_tracing(change, error):
     arguments = {"hidden": hidden, "head": head, "targets": targets, **change}
     with pytest.raises(error[0], match=error[1]):
         jax.eval_shape(lambda: token_logprobs(**arguments))
+
+
+@pytest.mark.parametrize(("temperature", "soft_cap"), [(1.0, None), (0.7, None), (0.7, 1.5)])
+def test_logits_are_those_of_the_log_probabilities(temperature, soft_cap):
+    """log softmax z at the target is what `token_logprobs` says, and z is the oracle's up to a constant of the row."""
+    hidden, head, targets, _, _ = problem()
+    logits = token_logits(hidden, head, temperature=temperature, soft_cap=soft_cap)
+    assert logits.shape == (*ROWS, T, V)
+    how = {"temperature": temperature, "soft_cap": soft_cap}
+    logp_V = oracle.token_logprobs(hidden, head, np.asarray(targets), **how)[1]
+    away = np.float64(logits) - logp_V
+    np.testing.assert_allclose(away, np.broadcast_to(away[..., :1], away.shape), atol=1e-5)
+    logp = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(logp, token_logprobs(hidden, head, targets, **how).logp, rtol=1e-5, atol=1e-6)
+    z = np.float64(hidden) @ np.float64(head)
+    expected = (z if soft_cap is None else soft_cap * np.tanh(z / soft_cap)) / temperature
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_of_one_position_and_of_bfloat16():
+    hidden, head, _, _, _ = problem(dtype=jnp.bfloat16)
+    logits = token_logits(hidden, head)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, np.float32(hidden) @ np.float32(head), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(token_logits(hidden[0, 0, 0], head), logits[0, 0, 0], rtol=1e-6, atol=1e-6)
+
+
+def test_gradient_of_logits_by_hand(float64):
+    """z = c tanh(h W / c) / tau: dz_v/dh = W_v (1 - tanh^2) / tau."""
+    hidden, head, _, _, _ = problem(dtype=jnp.float64)
+    h = hidden[0, 0, 0]
+    actual = jax.jacobian(lambda h: token_logits(h, head, temperature=0.5, soft_cap=2.0))(h)
+    slope = (1 - np.tanh(np.asarray(h @ head) / 2.0) ** 2) / 0.5
+    np.testing.assert_allclose(actual, np.asarray(head).T * slope[:, None], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": jnp.zeros((V, D))}, r"head has shape \(13, 6\), but hidden has shape \(2, 3, 10, 6\)"),
+        ({"temperature": 0.0}, r"temperature must be a finite number > 0, got 0\.0"),
+        ({"soft_cap": -1.0}, r"soft_cap must be a number > 0 or None, got -1\.0"),
+    ],
+)
+def test_bad_inputs_of_logits_are_refused(change, message):
+    hidden, head, _, _, _ = problem()
+    with pytest.raises(ValueError, match=message):
+        token_logits(**{"hidden": hidden, "head": head, **change})

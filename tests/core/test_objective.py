@@ -13,7 +13,7 @@ from grpo_jax.core import GroupNormalised, Objective, ProcessNormalised, policy_
 from grpo_jax.core.aggregate import ConstantLength, sequence_mean, sequence_sum, token_mean
 from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl
 from grpo_jax.core.correction import Chained, OffPolicyMask, RejectTokens, SequenceTruncated, TokenBand
-from grpo_jax.core.kl import Clamped, RatioWeighted, Straight, absolute, exact, k1, k2, k3
+from grpo_jax.core.kl import Clamped, ImportanceWeighted, RatioWeighted, StraightThrough, absolute, exact, k1, k2, k3
 from grpo_jax.core.presets import deepseek_r1, grpo, ppo_clip, sft
 from grpo_jax.core.ratio import sequence_average, sequence_average_token
 from grpo_jax.core.surrogate import (
@@ -45,8 +45,9 @@ OBJECTIVES = {
     "adaptive": Objective(kl_coef=AdaptiveKl(initial=0.1, target=0.01), entropy_coef=AdaptiveEntropy(target=1.0)),
     "rejected": Objective(correction=RejectTokens(limit=0.02)),
     "off_policy": Objective(correction=OffPolicyMask(limit=0.05), ratio=sequence_average),
-    "straight": Objective(kl=Straight(value=k3, gradient=k2), kl_coef=0.1, aggregate=sequence_sum),
+    "straight": Objective(kl=StraightThrough(value=k3, gradient=k2), kl_coef=0.1, aggregate=sequence_sum),
     "weighted": Objective(kl=RatioWeighted(kl=k3), kl_coef=0.1, aggregate=ConstantLength(length=4.0)),
+    "importance_weighted": Objective(kl=ImportanceWeighted(), kl_coef=0.1, ratio=sequence_average),
     "clamped": Objective(kl=Clamped(log_ratio=0.4), kl_coef=0.1),
     "absolute": Objective(kl=absolute, kl_coef=0.1),
     "vespo": Objective(surrogate=Vespo()),
@@ -161,7 +162,7 @@ def detaches(objective):
     The tests of such a term check its gradient, with what it stops passed separately.
     """
     terms = (objective.surrogate, objective.ratio, objective.kl, objective.correction)
-    kinds = (CispoClip, CispoCap, Vespo, Dppo, Straight, OffPolicyMask)
+    kinds = (CispoClip, CispoCap, Vespo, Dppo, StraightThrough, OffPolicyMask)
     return any(isinstance(term, kinds) or term is sequence_average_token for term in terms)
 
 
@@ -408,6 +409,118 @@ def test_a_critic_and_its_loss_go_together():
     assert not grpo().needs_critic
 
 
+@dataclasses.dataclass(frozen=True)
+class Choosy:
+    """A surrogate whose `select` asks for too much."""
+
+    def select(self, *, mask, reward):
+        return mask & (reward > 0)
+
+    def __call__(self, log_ratio, logp, advantage, *, selected):
+        return -advantage * logp, selected
+
+
+@pytest.mark.parametrize(
+    ("slot", "component", "message"),
+    [
+        (
+            "advantage",
+            lambda reward, valid, *, length: reward,
+            "asks for length; this slot offers mask, token_reward, ",
+        ),
+        ("ratio", lambda log_ratio, mask, *, logp: log_ratio, "asks for logp; this slot offers nothing beyond its arg"),
+        ("surrogate", lambda s, logp, adv, *, key: logp, "asks for key; this slot offers mask, old_logp, selected$"),
+        (
+            "surrogate",
+            Choosy(),
+            r"\.select=Choosy\.select asks for reward; this slot offers mask, old_logp",
+        ),
+        ("correction", lambda gap, mask, *, entropy: gap, "asks for entropy; this slot offers logp, sampler_logp, adv"),
+        ("kl", lambda logp, ref_logp, *, old_logp: logp, "asks for old_logp; this slot offers mask, log_ratio, import"),
+        ("aggregate", lambda x, mask, *, logp: x, "asks for logp; this slot offers nothing beyond its arguments"),
+        ("value", lambda v, old, r, *, mask: v, "asks for mask; this slot offers nothing beyond its arguments"),
+    ],
+)
+def test_a_name_that_a_slot_does_not_offer_is_refused_with_those_that_it_offers(slot, component, message):
+    with pytest.raises(ValueError, match=f"{slot}.*{message}"):
+        Objective(**{slot: component})
+
+
+def test_a_surrogate_that_reads_a_choice_makes_it():
+    def reader(log_ratio, logp, advantage, *, selected):
+        return -advantage * logp, selected
+
+    with pytest.raises(ValueError, match=r"surrogate=.*reader asks for selected, but has no method `select`"):
+        Objective(surrogate=reader)
+
+
+def test_a_divergence_says_which_function_of_the_vocabulary_it_is():
+    def nameless(logp, ref_logp, *, divergence):
+        return divergence
+
+    with pytest.raises(ValueError, match=r"kl=.*nameless asks for divergence, but its attribute .* is no function"):
+        Objective(kl=nameless)
+
+
+def test_a_divergence_of_ones_own_needs_the_vocabulary_without_being_a_full_vocabulary():
+    """What a component asks for says what it needs; its class does not."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Half:
+        divergence = staticmethod(exact.divergence)
+
+        def __call__(self, logp, ref_logp, *, divergence):
+            assert ref_logp is None
+            return 0.5 * divergence
+
+    half = Objective(kl=Half(), kl_coef=0.2)
+    assert half.full_vocabulary
+    batch = inputs(OBJECTIVES["exact"])
+    chex.assert_trees_all_close(
+        policy_loss(half, mask=MASK, **batch)[0], policy_loss(OBJECTIVES["exact"], mask=MASK, **batch)[0], rtol=1e-6
+    )
+
+
+def test_a_kl_may_ask_for_the_mask_that_a_correction_left():
+    """It counts the tokens of its row: 2 where one of 3 was rejected."""
+    seen = {}
+
+    def counting(logp, ref_logp, *, mask):
+        seen["mask"] = mask
+        return jnp.broadcast_to(jnp.sum(mask, axis=-1, keepdims=True), logp.shape)
+
+    batch = inputs(Objective())
+    batch["sampler_logp"] = batch["old_logp"].at[0, 1].add(9.0)
+    objective = Objective(kl=counting, kl_coef=1.0, correction=RejectTokens(limit=1.0), aggregate=token_mean)
+    metrics = policy_loss(objective, mask=MASK, **batch)[1]
+    kept = MASK.copy()
+    kept[0, 1] = False
+    np.testing.assert_array_equal(seen["mask"], kept)
+    np.testing.assert_allclose(metrics["kl"].total, np.sum(kept.sum(-1) ** 2))
+
+
+def test_the_kl_of_trls_gspo_is_weighted_by_the_ratio_of_the_sequence():
+    """Value by the oracle. Gradient: sum_t e^s k3_t with s = mean_u (logp_u - old_u) and k3' = 1 - pi_ref/pi has
+
+    e^s (1 - pi_ref/pi)_u + e^s mean_t k3_t on each scored token u, over |o| in the mean over a sequence.
+    """
+    objective = dataclasses.replace(presets.gspo(), kl=ImportanceWeighted(kl=k3), kl_coef=1.0)
+    batch = inputs(objective, filler=np.nan) | {"advantage": jnp.zeros(MASK.shape)}
+    loss, metrics, slopes = evaluate(objective, batch)
+    logp, old, ref = (np.asarray(batch[name], np.float64) for name in ("logp", "old_logp", "ref_logp"))
+    expected = oracle.sequence_weighted_k3(logp, ref, old, MASK)
+    np.testing.assert_allclose(loss.total, oracle.sequence_mean(expected, MASK)[0], rtol=1e-5)
+    np.testing.assert_allclose(metrics["kl"].total, expected[MASK].sum(), rtol=1e-5)
+    for b, scored in enumerate(MASK):
+        s = (logp - old)[b][scored].mean() if scored.any() else 0.0
+        kl = oracle.k3(logp[b][scored], ref[b][scored])
+        slope = np.exp(s) * (1 - np.exp(ref - logp)[b][scored] + kl.sum() / max(scored.sum(), 1)) / max(scored.sum(), 1)
+        np.testing.assert_allclose(slopes["logp"][b][scored], slope, rtol=1e-4, atol=1e-6)
+    per_token = dataclasses.replace(objective, ratio=presets.grpo().ratio)
+    weighted = dataclasses.replace(per_token, kl=RatioWeighted(kl=k3))
+    chex.assert_trees_all_close(evaluate(per_token, batch)[0], evaluate(weighted, batch)[0], rtol=1e-6)
+
+
 def test_an_adaptive_penalty_in_the_reward_needs_an_estimator():
     with pytest.raises(ValueError, match="follows the KL of the drawn tokens, which kl=FullVocabulary"):
         Objective(kl=exact, reward_kl_coef=AdaptiveKl(initial=0.1, target=0.1))
@@ -475,6 +588,11 @@ def test_a_penalty_in_the_reward_needs_a_reward_per_completion(advantage):
         (EVERYTHING, {"entropy": None}, (ValueError, r"entropy_coef=0\.01 needs entropy")),
         (EVERYTHING, {"sampler_logp": None}, (ValueError, r"correction=Chained\(.* needs sampler_logp")),
         (OBJECTIVES["clip_cov"], {}, (ValueError, r"surrogate=ClipCov\(.* asks for selected, which is not given")),
+        (
+            OBJECTIVES["kl_cov"],
+            {},
+            (ValueError, r"surrogate\.select\(mask=, old_logp=, advantage=\), called once on the"),
+        ),
         (OBJECTIVES["clip_cov"], {"selected": np.ones(4)}, (TypeError, "selected must be boolean")),
     ],
 )

@@ -14,10 +14,10 @@ from grpo_jax.core.advantage import (
     GroupNormalised,
     ReinforcePlusPlus,
     centred,
-    gpg,
     greedy_baseline,
     leave_one_out,
     length_weighted,
+    zero_variance_rescaled,
 )
 from grpo_jax.core.aggregate import ConstantLength, sequence_mean, sequence_sum, token_mean
 from grpo_jax.core.correction import OffPolicyMask
@@ -73,7 +73,7 @@ PUBLISHED = {
     },
     "remax": {"advantage": greedy_baseline, "surrogate": reinforce, "aggregate": sequence_sum},
     "opo": {"advantage": length_weighted, "surrogate": reinforce, "aggregate": sequence_sum},
-    "gpg": {"advantage": gpg, "surrogate": reinforce, "aggregate": token_mean},
+    "gpg": {"advantage": zero_variance_rescaled, "surrogate": reinforce, "aggregate": token_mean},
     "ppo": {
         "advantage": Gae(gamma=1.0, lam=0.95, whiten=True),
         "surrogate": CLIP,

@@ -20,10 +20,11 @@ from grpo_jax.core import (
     unified,
     value,
 )
+from grpo_jax.core.slots import OFFERS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "grpo_jax" / "core" / "README.md").read_text()
-ROWS = [line for line in TEXT.splitlines() if re.match(r"\| `", line)]
+ROWS = [line for line in TEXT.splitlines() if re.match(rf"\| `(?!({'|'.join(OFFERS)})`)", line)]
 SLOTS = (advantage, correction, kl, surrogate, presets)
 
 
@@ -54,3 +55,11 @@ def test_every_row_names_tests_that_exist():
         assert path.exists(), row
         term = re.match(r"\| `(\w+)`", row)[1]
         assert term in re.findall(r"\w+", path.read_text()), row
+
+
+def test_the_table_of_slots_is_that_of_the_code():
+    """Every slot but `surrogate.select`, which the row of `surrogate` mentions, and every name that it offers."""
+    rows = re.findall(r"^\| `(\w+)` \| `([\w, ]+)`[^|]*\|(.*)\|$", TEXT, flags=re.MULTILINE)
+    table = {slot: re.findall(r"`(\w+)`", names) for slot, _, names in rows if slot in OFFERS}
+    table["surrogate"].remove("select")
+    assert table == {slot: list(names) for slot, names in OFFERS.items() if "." not in slot}

@@ -187,7 +187,7 @@ class JitEqualsEager(chex.TestCase):
 
         def step(loss, group, scored):
             sums = group_losses(loss, group, scored, groups=3)
-            alpha = control.update(control.start(), sums)
+            alpha = control.update(control.initial_weights(), sums)
             return alpha, robust_loss(loss, group, scored, weights=alpha, counts=sums.weight).mean()
 
         alpha, value = self.variant(step)(LOSS, GROUP, SCORED)

@@ -1,10 +1,15 @@
 import dataclasses
+import inspect
+import re
+import typing
 from functools import partial
 
+import numpy as np
 import pytest
 
-from grpo_jax.core import GroupNormalised, ProcessNormalised, k3
-from grpo_jax.core.slots import asks, fill
+from grpo_jax.core import GroupNormalised, Objective, ProcessNormalised, advantage, correction, k3, kl, slots, surrogate
+from grpo_jax.core.correction import Chained, TokenTruncated
+from grpo_jax.core.slots import OFFERS, asks, fill, require_offered
 
 
 def plain(x, y):
@@ -56,3 +61,70 @@ def test_what_is_asked_for_is_filled_in_and_nothing_else():
 def test_what_is_missing_is_named(available, message):
     with pytest.raises(ValueError, match=message):
         fill("advantage", Component(), available)
+
+
+PROTOCOLS = {
+    "advantage": slots.Advantage,
+    "ratio": slots.Ratio,
+    "surrogate": slots.Surrogate,
+    "surrogate.select": slots.Select,
+    "correction": slots.Correction,
+    "kl": slots.Kl,
+    "aggregate": slots.Aggregate,
+    "value": slots.Value,
+}
+
+
+def test_every_slot_has_an_offer_and_is_the_annotation_of_its_field():
+    assert OFFERS.keys() == PROTOCOLS.keys()
+    hints = typing.get_type_hints(Objective)
+    for slot in PROTOCOLS.keys() - {"surrogate.select"}:
+        assert PROTOCOLS[slot] in (hints[slot], *typing.get_args(hints[slot])), slot
+
+
+@pytest.mark.parametrize("slot", PROTOCOLS)
+def test_the_docstring_of_a_slot_lists_what_it_offers(slot):
+    """Each with its type, axes and meaning, and nothing else."""
+    _, _, listed = inspect.getdoc(PROTOCOLS[slot]).partition("\nMay ask for:\n")
+    lines = re.findall(r"^ *(\w+): (\w+) \[(.*)\], (.+)\.$", listed, flags=re.MULTILINE)
+    assert [tuple(line) for line in lines] == [
+        (name, offer.dtype, offer.axes, offer.meaning) for name, offer in OFFERS[slot].items()
+    ]
+    if not lines:
+        assert listed.strip() == "nothing more."
+
+
+@pytest.mark.parametrize("slot", PROTOCOLS)
+def test_what_a_slot_offers_has_a_type_and_known_axes(slot):
+    for name, offer in OFFERS[slot].items():
+        assert offer.dtype == "key" or np.dtype(offer.dtype), name
+        assert set(offer.axes.split()) <= {"...", "G", "T", "K"}, name
+
+
+@pytest.mark.parametrize(("slot", "module"), [("advantage", advantage), ("correction", correction), ("kl", kl)])
+def test_everything_that_a_slot_offers_is_read_by_a_term(slot, module):
+    """But for the mask, which `kl` offers to a user's own term."""
+    terms = [getattr(module, name) for name in module.__all__]
+    read = {name for term in terms for name in asks(term.__call__ if isinstance(term, type) else term)}
+    assert read | ({"mask"} if slot == "kl" else set()) == OFFERS[slot].keys()
+
+
+def test_every_term_of_a_surrogate_asks_for_what_its_slot_offers():
+    read, selects = set(), set()
+    for term in (getattr(surrogate, name) for name in surrogate.__all__):
+        if isinstance(term, type):
+            read |= set(asks(term.__call__))
+            selects |= set(asks(getattr(term, "select", None)))
+    assert read == OFFERS["surrogate"].keys()
+    assert selects == OFFERS["surrogate.select"].keys()
+
+
+def test_a_part_of_a_chain_is_refused_as_a_correction_is():
+    def greedy(log_gap, mask, *, reward):
+        return log_gap, mask
+
+    with pytest.raises(
+        ValueError, match=r"correction=.*greedy asks for reward; this slot offers logp, sampler_logp, adv"
+    ):
+        Chained(corrections=(TokenTruncated(), greedy))
+    require_offered("correction", Chained(corrections=(TokenTruncated(),)))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from grpo_jax.core.value import ClippedValue, explained_variance
+from grpo_jax.core import Objective, ppo, verl_ppo
+from grpo_jax.core.aggregate import sequence_mean
+from grpo_jax.core.value import ClippedValue, explained_variance, value_loss
 from grpo_jax.testing import oracle
 
 numbers = st.floats(-4, 4, width=32)
@@ -163,3 +167,65 @@ def test_bad_input_is_refused():
         explained_variance(tokens, tokens, tokens)
     with pytest.raises(ValueError, match=r"returns has shape \(3,\), but value has shape \(2, 3\)"):
         explained_variance(tokens, tokens[0], tokens > 0)
+
+
+MASK = np.array([[True, True, False], [True, False, True], [False, False, False]])
+
+
+def critic_batch(filler=np.nan, seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {name: rng.normal(size=MASK.shape) for name in ("value", "old_value", "returns")}
+    return {name: jnp.asarray(np.where(MASK, x, filler), jnp.float32) for name, x in batch.items()}
+
+
+@pytest.mark.parametrize("objective", [ppo(), verl_ppo(), dataclasses.replace(ppo(), aggregate=sequence_mean)])
+def test_the_loss_of_a_critic_equals_the_oracle_whatever_the_padding_holds(objective):
+    batch = critic_batch()
+    loss, metrics = value_loss(objective, mask=MASK, **batch)
+    each = np.zeros(MASK.shape)
+    for b, t in zip(*np.nonzero(MASK), strict=True):
+        each[b, t] = oracle.clipped_value(*(float(batch[name][b, t]) for name in batch), clip=objective.value.clip)
+    total, weight = getattr(oracle, objective.aggregate.__name__)(each, MASK)
+    np.testing.assert_allclose(loss.total, total, rtol=1e-5)
+    assert loss.weight == weight
+    chex.assert_trees_all_equal(metrics["value_loss"], loss)
+    np.testing.assert_allclose(metrics["value"].mean(), np.asarray(batch["value"])[MASK].mean(), rtol=1e-5)
+    held = objective.value(*(np.where(MASK, x, 0.0) for x in batch.values()))[1]
+    assert metrics["value_clip_fraction"].total == held[MASK].sum()
+    assert metrics["value_clip_fraction"].weight == MASK.sum()
+    chex.assert_trees_all_equal(value_loss(objective, mask=MASK, **critic_batch(filler=0.0))[0], loss)
+
+
+def test_the_gradient_of_a_critic_reaches_its_value_alone():
+    """V - R on a scored token that the clip leaves free, over the number of tokens; 0 on the old value and returns."""
+    batch = critic_batch()
+    objective = dataclasses.replace(ppo(), value=ClippedValue(clip=None))
+    slopes = jax.grad(lambda batch: value_loss(objective, mask=MASK, **batch)[0].mean())(batch)
+    expected = np.where(MASK, (batch["value"] - batch["returns"]) / MASK.sum(), 0.0)
+    np.testing.assert_allclose(slopes["value"], expected, rtol=1e-6)
+    np.testing.assert_array_equal(slopes["old_value"], 0.0)
+    np.testing.assert_array_equal(slopes["returns"], 0.0)
+    metrics = jax.grad(lambda batch: sum(m.total for m in value_loss(objective, mask=MASK, **batch)[1].values()))(batch)
+    chex.assert_trees_all_equal(metrics, jax.tree.map(jnp.zeros_like, batch))
+
+
+def test_micro_batches_of_a_critic_add_up():
+    batch = critic_batch()
+    whole = value_loss(ppo(), mask=MASK, **batch)
+    parts = [value_loss(ppo(), mask=MASK[b : b + 1], **{k: x[b : b + 1] for k, x in batch.items()}) for b in range(3)]
+    chex.assert_trees_all_close(jax.tree.map(lambda *x: sum(x), *parts), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mask": np.ones(MASK.shape)}, TypeError, "mask must be boolean"),
+        ({"mask": MASK[0]}, ValueError, r"mask has shape \(3,\), but value has shape \(3, 3\)"),
+        ({"returns": jnp.zeros(3)}, ValueError, r"returns has shape \(3,\), but value has shape \(3, 3\)"),
+        ({"old_value": jnp.zeros(3)}, ValueError, r"old_value has shape \(3,\), but value has shape \(3, 3\)"),
+        ({"objective": Objective()}, ValueError, r"value=None: this objective has no loss for a critic"),
+    ],
+)
+def test_bad_inputs_of_a_critic_are_refused(change, error, message):
+    with pytest.raises(error, match=message):
+        value_loss(**{"objective": ppo(), "mask": MASK, **critic_batch(), **change})

@@ -1,27 +1,21 @@
 """Advantages: rewards turned into how much better than expected a completion, or a token, did.
 
-The slot's contract is `(reward[..., G], valid[..., G], *, ...) -> advantage`, computed once over the whole batch before
-it is cut into minibatches. The result is `[..., G]`, the same for every token of a completion, or `[..., G, T]`. What
-an advantage needs besides the rewards it declares as keyword-only parameters (`core.slots`):
+The slot's contract is `core.slots.Advantage`: the arguments, what else an advantage may ask for, what it returns and
+what it refuses. A docstring here names only what is its own. What holds for all of them:
 
-    mask            bool  [..., G, T]   scored tokens, completions without a valid reward left out
-    token_reward    float [..., G, T]   the KL penalty of each token, and the reward on the last scored one
-    value           float [..., G, T]   what the critic expects before each token
-    greedy_reward   float [...]         reward of the prompt's greedy completion; NaN where none applies
-    term_reward     float [..., G, K]   each reward function's number; NaN where it does not apply
-    term_weight     float [K]           their weights in the sum
-    step_reward, step_end, step_valid   [..., G, K]   rewards of the steps of a completion
-
-Statistics over the batch run over all axes. A completion that is not valid, or whose reward is not finite, has
-advantage exactly 0 and takes part in no statistic; tokens outside the mask have advantage 0.
-
-Rewards are data: no gradient is meant to flow here, and the objective detaches the result.
+    not valid           a completion that is not valid, or whose reward is not finite, has advantage exactly 0 and takes
+                        part in no statistic; a token outside the mask has advantage 0
+    without variance    a lone sample, and a group with one distinct reward, are exactly at their mean: they are
+                        recognised by max == min, because the rounding of a mean would otherwise leave a deviation that
+                        a division blows up
+    gradient            rewards are data, and the objective detaches the advantage; what a docstring says of a gradient,
+                        by default that of its formula, is there to be tested
 
 Axes: G completions of one prompt, K steps or reward terms, T tokens.
 """
 
 from grpo_jax.core.advantage.baseline import greedy_baseline, length_weighted
-from grpo_jax.core.advantage.batch import BatchScaled, gpg
+from grpo_jax.core.advantage.batch import BatchScaled, zero_variance_rescaled
 from grpo_jax.core.advantage.group import GroupNormalised, centred, leave_one_out, mean_scaled
 from grpo_jax.core.advantage.pass_at_k import PassAtK
 from grpo_jax.core.advantage.process import ProcessNormalised
@@ -38,9 +32,9 @@ __all__ = [
     "ReinforcePlusPlus",
     "TermNormalised",
     "centred",
-    "gpg",
     "greedy_baseline",
     "leave_one_out",
     "length_weighted",
     "mean_scaled",
+    "zero_variance_rescaled",
 ]

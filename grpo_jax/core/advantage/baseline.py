@@ -19,16 +19,10 @@ def greedy_baseline(
 
     Nothing is centred: where every sample beats the greedy completion, every advantage is positive.
 
-    Gradient: 1 on the own reward, -1 on the greedy one; rewards are data, and the objective detaches the advantage.
+    Gradient: 1 on the own reward, -1 on the greedy one.
 
     Args:
-      reward: one number for each completion; NaN and infinite ones are treated as not valid.
-      valid: True where the reward applies; elsewhere `reward` may hold anything.
       greedy_reward: one number for each prompt; where it is not finite, the whole group has advantage 0.
-
-    Raises:
-      TypeError: a reward holds no floating-point numbers, or `valid` is not boolean.
-      ValueError: the shapes do not fit.
 
     Reference: ReMax, arXiv:2310.10505, algorithm 1.
 
@@ -55,18 +49,12 @@ def length_weighted(
 
     The baseline that minimises the variance of the policy gradient, if the squared gradient of a completion is
     proportional to its length. So it is sum_g l_g A_g that is 0, not sum_g A_g. A completion without scored tokens
-    has no weight and advantage 0, and so has a lone one.
+    has no weight and advantage 0.
 
-    Gradient: dA_g/dr_h = [g = h] - l_h / sum(l); rewards are data, and the objective detaches the advantage.
+    Gradient: dA_g/dr_h = [g = h] - l_h / sum(l).
 
     Args:
-      reward: one number for each completion; NaN and infinite ones are treated as not valid.
-      valid: True where the reward applies; elsewhere `reward` may hold anything.
       mask: True on scored tokens.
-
-    Raises:
-      TypeError: `reward` holds no floating-point numbers, or a mask is not boolean.
-      ValueError: the shapes do not fit.
 
     Reference: On-Policy RL with Optimal Reward Baseline, arXiv:2505.23585, section 3. Trainers may keep the plain
     reward of a lone completion.

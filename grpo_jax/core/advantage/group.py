@@ -1,9 +1,4 @@
-"""How much better than the mean of its group a completion did.
-
-In all of these an entry that is not valid, or not finite, has advantage 0 and takes part in no statistic. A lone
-sample, and a group with one distinct reward, have advantage exactly 0: they are recognised by max == min, because the
-rounding of a mean would otherwise leave a deviation that a division blows up.
-"""
+"""How much better than the mean of its group a completion did."""
 
 from __future__ import annotations
 
@@ -22,10 +17,7 @@ class GroupNormalised:
 
         A_g = (r_g - mean(r)) / (std(r) + eps)        mean and std over the valid entries of the group
 
-    A lone sample, and a group with one distinct reward, have advantage exactly 0; so has a group of `ddof` or fewer,
-    which has no deviation.
-
-    Gradient: that of the formula; rewards are data, and the objective detaches the advantage.
+    A group of `ddof` or fewer has no deviation, and advantage exactly 0.
 
     Attributes:
       ddof: 1 divides the squares by n - 1, 0 by n.
@@ -47,19 +39,7 @@ class GroupNormalised:
         check_deviation(self.ddof, self.eps)
 
     def __call__(self, reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> Float[Array, "*b G"]:
-        """Returns the advantage of each completion.
-
-        Args:
-          reward: one number for each completion; NaN and infinite ones are treated as not valid.
-          valid: True where the reward applies; elsewhere `reward` may hold anything.
-
-        Returns:
-          The advantage, exactly 0 where `valid` is False.
-
-        Raises:
-          TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
-          ValueError: the shapes differ, or there is no axis G.
-        """
+        """Returns the advantage of each completion."""
         reward, valid = clean(reward, valid)
         return standardise(reward, valid, ddof=self.ddof, eps=self.eps)
 
@@ -69,15 +49,7 @@ def centred(reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> Float[A
 
         A_g = r_g - mean(r)
 
-    Gradient: dA_g/dr_h = [g = h] - 1/n; rewards are data, and the objective detaches the advantage.
-
-    Args:
-      reward: one number for each completion; NaN and infinite ones are treated as not valid.
-      valid: True where the reward applies; elsewhere `reward` may hold anything.
-
-    Raises:
-      TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
-      ValueError: the shapes differ, or there is no axis G.
+    Gradient: dA_g/dr_h = [g = h] - 1/n.
 
     Reference: Understanding R1-Zero-Like Training, arXiv:2503.20783, section 3.2.
 
@@ -92,18 +64,12 @@ def leave_one_out(reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> F
 
         A_g = r_g - 1/(n - 1) sum_{h != g} r_h = n/(n - 1) (r_g - mean(r))
 
-    The baseline of a completion does not depend on it, so the policy gradient is unbiased. A lone valid completion has
-    no others, and advantage 0.
+    The baseline of a completion does not depend on it, so the policy gradient is unbiased.
 
-    Gradient: dA_g/dr_h = 1 where g = h, else -1/(n - 1); rewards are data, and the objective detaches the advantage.
-
-    Args:
-      reward: one number for each completion; NaN and infinite ones are treated as not valid.
-      valid: True where the reward applies; elsewhere `reward` may hold anything.
+    Gradient: dA_g/dr_h = 1 where g = h, else -1/(n - 1).
 
     Raises:
-      TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
-      ValueError: the shapes differ, or the group is of fewer than two.
+      ValueError: the group is of fewer than two.
 
     Reference: Back to Basics, arXiv:2402.14740, section 4 (RLOO).
 
@@ -124,15 +90,7 @@ def mean_scaled(reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> Flo
     less that over all: a gradient of the log of the success rate, to the order that G samples allow. A group without
     success says nothing. Rewards are expected not to be negative.
 
-    Gradient: dA_g/dr_h = [g = h]/mean - r_g/(n mean^2); rewards are data, and the objective detaches the advantage.
-
-    Args:
-      reward: one number for each completion; NaN and infinite ones are treated as not valid.
-      valid: True where the reward applies; elsewhere `reward` may hold anything.
-
-    Raises:
-      TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
-      ValueError: the shapes differ, or there is no axis G.
+    Gradient: dA_g/dr_h = [g = h]/mean - r_g/(n mean^2).
 
     Reference: Maximum Likelihood Reinforcement Learning, arXiv:2602.02710; published code adds a small number to the
     mean instead of treating 0 apart.

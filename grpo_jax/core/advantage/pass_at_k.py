@@ -17,19 +17,24 @@ from grpo_jax.core.masking import as_float, sanitise
 class PassAtK:
     """The mean advantage of all sets of k completions that a completion is part of, in closed form.
 
-    A set is worth 1 if one of its completions is correct, so with N valid completions, N_neg of them wrong:
+    A set is worth 1 if one of its completions is correct. With N valid completions, N_pos correct and N_neg wrong, the
+    worth of a set has the mean R and the deviation sqrt(R (1 - R)), and
 
-        R     = 1 - C(N_neg, k) / C(N, k)                                mean over all sets of k
-        sigma = sqrt(R (1 - R))                                          their deviation
-        A_pos = (1 - R) / sigma
-        A_neg = (1 - R - C(N_neg - 1, k - 1) / C(N - 1, k - 1)) / sigma
+        R     = 1 - C(N_neg, k) / C(N, k)
+        q     = C(N_neg - 1, k - 1) / C(N - 1, k - 1)                  the others of a wrong one's set are wrong too
+        A_pos = (1 - R) / sqrt(R (1 - R))
+        A_neg = (1 - R - q) / sqrt(R (1 - R))
 
-    and 0 where sigma is 0: nothing is correct, or fewer than k are wrong. The sum over a group is 0. With k = 1 this
-    is `GroupNormalised(ddof=0, eps=0)` of the rewards 0 and 1. A group with fewer than k valid completions has
-    advantage 0.
+    and 0 where the deviation is 0 (nothing is correct, or fewer than k are wrong) or there is no set of k. The sum over
+    a group is 0. With k = 1 this is `GroupNormalised(ddof=0, eps=0)` of the rewards 0 and 1.
 
-    The quotients are products of k factors, and with q = C(N_neg - 1, k - 1) / C(N - 1, k - 1) the others follow
-    without a difference of close numbers: 1 - R = q N_neg / N, and 1 - R - q = -q N_pos / N.
+    It is computed without a difference of close numbers, from products of k factors:
+
+        q     = prod_{i=1..k-1} (N_neg - i) / (N - i)
+        1 - R = q N_neg / N
+        R     = 1 - exp sum_{i=0..k-1} log(1 - N_pos / (N - i))
+        A_pos = sqrt((1 - R) / R)
+        A_neg = -(N_pos / N) sqrt(q N / (N_neg R))                     as 1 - R - q = -q N_pos / N
 
     Gradient: none; the advantage is a step function of the rewards.
 
@@ -59,33 +64,24 @@ class PassAtK:
     def __call__(self, reward: Float[Array, "*b G"], valid: Bool[Array, "*b G"]) -> Float[Array, "*b G"]:
         """Returns the advantage of each completion.
 
-        Args:
-          reward: one number for each completion; NaN and infinite ones are treated as not valid.
-          valid: True where the reward applies; elsewhere `reward` may hold anything.
-
-        Returns:
-          The advantage, exactly 0 where `valid` is False.
-
         Raises:
-          TypeError: `reward` holds no floating-point numbers, or `valid` is not boolean.
-          ValueError: the shapes differ, or the group is smaller than `k`.
+          ValueError: the group is smaller than `k`.
         """
         dtype = as_float(reward).dtype
         reward, valid = clean(reward, valid, group=self.k)
         correct = valid & (reward > self.threshold)
-        n = jnp.sum(valid, axis=-1, keepdims=True).astype(dtype)
-        positive = jnp.sum(correct, axis=-1, keepdims=True).astype(dtype)
-        negative = n - positive
+        N = jnp.sum(valid, axis=-1, keepdims=True).astype(dtype)
+        N_pos = jnp.sum(correct, axis=-1, keepdims=True).astype(dtype)
+        N_neg = N - N_pos
+        defined = (self.k <= N) & (N_pos > 0) & (N_neg > 0)
 
-        drawn = jnp.arange(self.k, dtype=dtype)
-        left = jnp.maximum(n - drawn, 1.0)
-        share = jnp.maximum(negative - drawn, 0.0) / left
-        rest = jnp.prod(share[..., 1:], axis=-1, keepdims=True)
-        fail = share[..., :1] * rest
-        # R near 0 is 1 - fail with all digits: log1p adds numbers of one sign.
-        log_fail = jnp.sum(jnp.log1p(-jnp.minimum(positive / left, 1.0)), axis=-1, keepdims=True)
-        some = (n >= self.k) & (positive > 0) & (negative > 0)
-        passed = jnp.where(some, -jnp.expm1(log_fail), 1.0)
-        better = jnp.sqrt(fail / passed)
-        worse = -(positive / jnp.maximum(n, 1.0)) * jnp.sqrt(rest * n / (jnp.maximum(negative, 1.0) * passed))
-        return sanitise(jnp.where(correct, better, worse), valid & some)
+        i = jnp.arange(self.k, dtype=dtype)
+        left = jnp.maximum(N - i, 1.0)
+        wrong = jnp.maximum(N_neg - i, 0.0) / left
+        q = jnp.prod(wrong[..., 1:], axis=-1, keepdims=True)
+        failed = wrong[..., :1] * q
+        log_failed = jnp.sum(jnp.log1p(-jnp.minimum(N_pos / left, 1.0)), axis=-1, keepdims=True)
+        R = jnp.where(defined, -jnp.expm1(log_failed), 1.0)
+        A_pos = jnp.sqrt(failed / R)
+        A_neg = -(N_pos / jnp.maximum(N, 1.0)) * jnp.sqrt(q * N / (jnp.maximum(N_neg, 1.0) * R))
+        return sanitise(jnp.where(correct, A_pos, A_neg), valid & defined)

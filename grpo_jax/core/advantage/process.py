@@ -18,9 +18,7 @@ class ProcessNormalised:
         R~_gk = (R_gk - mean(R)) / (std(R) + eps)     mean and std over all valid steps of the whole group
         A_gt  = sum over k with end_gk >= t of R~_gk
 
-    `end_gk` is the index of the last token of step k. A group with one distinct step reward has advantage exactly 0.
-
-    Gradient: that of the formula; rewards are data, and the objective detaches the advantage.
+    `end_gk` is the index of the last token of step k.
 
     Attributes:
       ddof: 1 divides the squares by n - 1, 0 by n.

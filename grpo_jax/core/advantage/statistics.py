@@ -69,7 +69,7 @@ def centre(x: Float[Array, "*b N"], valid: Bool[Array, "*b N"]) -> Float[Array, 
     >>> centre(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]))
     Array([-1.,  1.,  0.], dtype=float32)
     """
-    return sanitise(x - masked_mean(x, valid)[..., None], valid & spread(x, valid)[..., None])
+    return sanitise(x - masked_mean(x, valid)[..., None], valid & differ(x, valid)[..., None])
 
 
 def standardise(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"], *, ddof: int, eps: float) -> Float[Array, "*b N"]:
@@ -87,10 +87,10 @@ def standardise(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"], *, ddof: int
     return sanitise(centre(x, valid) / jnp.where(known, deviation + eps, 1.0)[..., None], known[..., None])
 
 
-def spread(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"]) -> Bool[Array, "*b"]:
+def differ(x: Real[Array, "*b N"], valid: Bool[Array, "*b N"]) -> Bool[Array, "*b"]:
     """Returns whether the valid entries of a row differ at all, which no rounding of a mean can hide or feign.
 
-    >>> spread(jnp.array([[0.1, 0.1, 7.0], [0.1, 0.2, 0.1]]), jnp.array([[True, True, False], [True] * 3]))
+    >>> differ(jnp.array([[0.1, 0.1, 7.0], [0.1, 0.2, 0.1]]), jnp.array([[True, True, False], [True] * 3]))
     Array([False,  True], dtype=bool)
     """
     x = as_float(x)

@@ -24,8 +24,6 @@ class TermNormalised:
     completion adds nothing to its sum and takes part in no statistic of that term; a completion to which none applies
     is not valid. A term with one distinct number in a group adds exactly 0.
 
-    Gradient: that of the formula; rewards are data, and the objective detaches the advantage.
-
     Attributes:
       ddof: 1 divides the squares by n - 1, 0 by n; in both steps.
       eps: added to both standard deviations; the first is in the units of the term.
@@ -65,13 +63,6 @@ class TermNormalised:
           valid: True where the reward applies; elsewhere the rewards may hold anything.
           term_reward: number of each reward function; NaN and infinite ones do not apply.
           term_weight: weight of each in the sum.
-
-        Returns:
-          The advantage, exactly 0 where `valid` is False.
-
-        Raises:
-          TypeError: a reward holds no floating-point numbers, or `valid` is not boolean.
-          ValueError: the shapes do not fit.
         """
         reward, valid = clean(reward, valid)
         require_axes("term_reward", term_reward, "G K")

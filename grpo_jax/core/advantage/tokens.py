@@ -1,8 +1,4 @@
-"""Advantages of single tokens, whitened over all scored tokens of the batch.
-
-In all of these a token outside the mask, and every token of a completion that is not valid, has advantage 0 and takes
-part in no statistic.
-"""
+"""Advantages of single tokens, whitened over all scored tokens of the batch."""
 
 from __future__ import annotations
 
@@ -25,8 +21,6 @@ class ReinforcePlusPlus:
 
     It compares with the batch and not with the group, so one completion for each prompt is enough. The KL penalty is
     part of the token rewards.
-
-    Gradient: that of the formula; rewards are data, and the objective detaches the advantage.
 
     Attributes:
       gamma: discount of one scored token.
@@ -67,10 +61,6 @@ class ReinforcePlusPlus:
           valid: True where the reward applies.
           token_reward: reward of each token; one that is not finite on a scored token makes its completion not valid.
           mask: True on scored tokens.
-
-        Raises:
-          TypeError: a reward holds no floating-point numbers, or a mask is not boolean.
-          ValueError: the shapes do not fit.
         """
         _, valid = clean(reward, valid)
         tokens = scored(valid, mask, token_reward)
@@ -87,8 +77,6 @@ class GroupBaselineWhitened:
     The statistics run over tokens, so a long completion weighs more in them; mean(D) is 0 over completions, and over
     tokens only where lengths are equal. A group with one distinct reward has D = 0 exactly, but not A = 0, unless no
     group of the batch differs.
-
-    Gradient: that of the formula; rewards are data, and the objective detaches the advantage.
 
     Attributes:
       eps: added to the variance, in the squared units of the reward.
@@ -115,13 +103,7 @@ class GroupBaselineWhitened:
         """Returns the advantage of each token.
 
         Args:
-          reward: one number for each completion; NaN and infinite ones are treated as not valid.
-          valid: True where the reward applies; elsewhere `reward` may hold anything.
           mask: True on scored tokens.
-
-        Raises:
-          TypeError: `reward` holds no floating-point numbers, or a mask is not boolean.
-          ValueError: the shapes do not fit.
         """
         reward, valid = clean(reward, valid)
         tokens = scored(valid, mask)
@@ -138,8 +120,6 @@ class Gae:
 
     The returns that the critic learns from are those before whitening: `returns.gae` gives both. A value that is not
     finite on a scored token is not left out: it shows in the advantage, as a critic that has diverged should.
-
-    Gradient: that of the formula; rewards are data, and the objective detaches the advantage.
 
     Attributes:
       gamma: discount of one scored token.
@@ -184,10 +164,6 @@ class Gae:
           token_reward: reward of each token; one that is not finite on a scored token makes its completion not valid.
           value: what the critic expects from each token on.
           mask: True on scored tokens.
-
-        Raises:
-          TypeError: a reward holds no floating-point numbers, or a mask is not boolean.
-          ValueError: the shapes do not fit.
         """
         _, valid = clean(reward, valid)
         require_floats("value", value)

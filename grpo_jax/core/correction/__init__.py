@@ -1,12 +1,6 @@
 """Corrections: the sampler is not quite the policy that the trainer computes, and the loss makes up for it.
 
-The slot's contract is `(log_gap[..., T], mask[..., T], *, ...) -> (weight[..., T], keep[..., T])` with
-
-    log_gap = log pi_old(o_t) - log mu(o_t)        pi_old scored by the trainer, mu what the sampler drew from
-
-`weight` multiplies the surrogate of a token; `keep` is a part of the mask: what it leaves out is in no sum and in no
-denominator. Everything here is a constant: the objective detaches inputs and results. What else a correction needs it
-declares as keyword-only parameters (`core.slots`): logp, sampler_logp and advantage, `[..., T]` each.
+The slot's contract is `core.slots.Correction`.
 
     weighing   TokenTruncated, SequenceTruncated   exp(log_gap), bounded from above
                TokenBand, SequenceBand             exp(log_gap) inside a band, 0 outside; the denominators stay

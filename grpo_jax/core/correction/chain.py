@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-
-from jaxtyping import Array, Bool, Float
 
 from grpo_jax.core.checks import require_mask
 from grpo_jax.core.masking import as_float
 from grpo_jax.core.naming import show
-from grpo_jax.core.slots import fill
-
-Tokens = Float[Array, "*b T"]
-Mask = Bool[Array, "*b T"]
+from grpo_jax.core.slots import Correction, Mask, Tokens, fill, require_offered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -30,20 +24,22 @@ class Chained:
 
     Raises:
       TypeError: `corrections` is not a tuple.
-      ValueError: it is empty.
+      ValueError: it is empty, or a part asks for a name that corrections are not offered.
 
     >>> from grpo_jax.core.correction import RejectSequences, TokenTruncated
     >>> Chained(corrections=(TokenTruncated(cap=2.0), RejectSequences(limit=0.5)))
     Chained(corrections=(TokenTruncated(cap=2.0), RejectSequences(limit=0.5, estimator=k3)))
     """
 
-    corrections: tuple[Callable[..., tuple[Tokens, Mask]], ...]
+    corrections: tuple[Correction, ...]
 
     def __post_init__(self) -> None:
         if not isinstance(self.corrections, tuple):
             raise TypeError(f"corrections must be a tuple, got {self.corrections!r}")
         if not self.corrections:
             raise ValueError("corrections must hold at least one correction, got ()")
+        for part in self.corrections:
+            require_offered("correction", part)
 
     def __repr__(self) -> str:
         shown = ", ".join(show(part) for part in self.corrections)

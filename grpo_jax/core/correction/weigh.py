@@ -54,7 +54,7 @@ class TokenTruncated:
           TypeError: `mask` is not boolean.
           ValueError: the shapes differ.
         """
-        return _truncated(_own(log_gap, mask), mask, self.cap), mask
+        return _truncated(_token_gap(log_gap, mask), mask, self.cap), mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class SequenceTruncated:
 
         Arguments and errors are those of `TokenTruncated`.
         """
-        return _truncated(_whole(log_gap, mask), mask, self.cap), mask
+        return _truncated(_sequence_gap(log_gap, mask), mask, self.cap), mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ class TokenBand:
 
         Arguments and errors are those of `TokenTruncated`.
         """
-        return _banded(_own(log_gap, mask), mask, self.low, self.high), mask
+        return _banded(_token_gap(log_gap, mask), mask, self.low, self.high), mask
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,18 +165,18 @@ class SequenceBand:
 
         Arguments and errors are those of `TokenTruncated`.
         """
-        return _banded(_whole(log_gap, mask), mask, self.low, self.high), mask
+        return _banded(_sequence_gap(log_gap, mask), mask, self.low, self.high), mask
 
 
-def _own(log_gap: Tokens, mask: Mask) -> Tokens:
+def _token_gap(log_gap: Tokens, mask: Mask) -> Tokens:
     """Returns the gap of each token by itself, 0 outside the mask."""
     require_mask("mask", mask, "log_gap", log_gap)
     return sanitise(log_gap, mask)
 
 
-def _whole(log_gap: Tokens, mask: Mask) -> Tokens:
+def _sequence_gap(log_gap: Tokens, mask: Mask) -> Tokens:
     """Returns the gap of the whole completion, at every position of its row."""
-    gap = _own(log_gap, mask)
+    gap = _token_gap(log_gap, mask)
     return jnp.broadcast_to(jnp.sum(gap, axis=-1, keepdims=True), gap.shape)
 
 

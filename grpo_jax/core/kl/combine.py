@@ -21,7 +21,7 @@ Estimator = Callable[[Tokens, Tokens], Tokens]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Straight(PrintsByValue):
+class StraightThrough(PrintsByValue):
     """The value of one estimator with the gradient of another.
 
         KL = sg(value) + gradient - sg(gradient)
@@ -42,7 +42,7 @@ class Straight(PrintsByValue):
     Reference: the estimator that verl calls k3+.
 
     >>> logp, ref_logp = jnp.log(jnp.array(0.5)), jnp.log(jnp.array(1.0))
-    >>> f"{Straight()(logp, ref_logp):.4f}", f"{jax.grad(Straight())(logp, ref_logp):.4f}"
+    >>> f"{StraightThrough()(logp, ref_logp):.4f}", f"{jax.grad(StraightThrough())(logp, ref_logp):.4f}"
     ('0.3069', '-0.6931')
     """
 
@@ -111,6 +111,48 @@ class RatioWeighted(PrintsByValue):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ImportanceWeighted(PrintsByValue):
+    """An estimator of KL(pi || ref), weighted with the importance ratio that the surrogate sees.
+
+        KL_t = exp(s_t) kl(log pi(o_t), log pi_ref(o_t))        s: what the objective's `ratio` makes of log_ratio
+
+    With `ratio=per_token` it is `RatioWeighted`. With `sequence_average` every token of a completion has the weight of
+    the completion, as TRL's GSPO does: `dataclasses.replace(gspo(), kl=ImportanceWeighted(), kl_coef=0.04)`.
+
+    Gradient: exp(s_t) (dkl/dlogp + kl ds_t/dlogp), one part through `logp` and one through `importance_log_ratio`.
+    Under `sequence_average`, sum_t KL_t has exp(s) (kl'_u + mean_t kl_t) on each scored token u.
+
+    Attributes:
+      kl: the estimator that is weighted.
+
+    Raises:
+      TypeError: `kl` is not a function of drawn tokens.
+      ValueError: `kl` asks for more than log-probabilities.
+
+    Reference: TRL's use_bias_correction_kl with importance_sampling_level="sequence"; token by token,
+    DeepSeek-V3.2, arXiv:2512.02556, section 3.1.
+
+    >>> logp, ref_logp = jnp.log(jnp.array([0.5, 1.0]))
+    >>> f"{ImportanceWeighted()(logp, ref_logp, importance_log_ratio=jnp.log(2.0)):.4f}"
+    '0.6137'
+    """
+
+    kl: Estimator = k3
+
+    def __post_init__(self) -> None:
+        require_estimator("kl", self.kl)
+
+    def __call__(self, logp: Tokens, ref_logp: Tokens, *, importance_log_ratio: Tokens) -> Tokens:
+        """Returns the estimate at each token.
+
+        Raises:
+          ValueError: the shapes differ.
+        """
+        require_same_shape("importance_log_ratio", importance_log_ratio, "logp", logp)
+        return jnp.exp(importance_log_ratio) * self.kl(logp, ref_logp)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Clamped(PrintsByValue):
     """An estimator whose argument and whose value are bounded, so that no single token explodes.
 
@@ -163,8 +205,8 @@ def require_estimator(name: str, estimator: Estimator) -> None:
     """Raises unless `estimator` is a function of the log-probabilities of drawn tokens, and of nothing else.
 
     Raises:
-      TypeError: it cannot be called, as a divergence over the whole vocabulary.
-      ValueError: it asks for more, as `RatioWeighted` does.
+      TypeError: it cannot be called.
+      ValueError: it asks for more, as `RatioWeighted` does, or a divergence over the whole vocabulary.
 
     >>> require_estimator("kl", RatioWeighted())
     Traceback (most recent call last):

@@ -7,7 +7,7 @@ replaced) is in configs/recipes; the docstrings name the published numbers.
 from grpo_jax.core.presets.critic import ppo
 from grpo_jax.core.presets.group import dapo, deepseek_r1, dr_grpo, grpo, ppo_clip
 from grpo_jax.core.presets.parity import trl_grpo, verl_grpo, verl_ppo
-from grpo_jax.core.presets.reinforce import gpg, opo, reinforce_pp, remax, rloo, sft
+from grpo_jax.core.presets.policy_gradient import gpg, opo, reinforce_pp, remax, rloo, sft
 from grpo_jax.core.presets.sequence import gmpo, gspo, gspo_token
 from grpo_jax.core.presets.soft import cispo, sapo
 

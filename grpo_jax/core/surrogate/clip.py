@@ -24,8 +24,8 @@ class PpoClip:
         A < 0:  L = -max(r, 1 - low) A, or with `dual` -min(max(r, 1 - low), c) A
         A = 0:  L = 0, and nothing is clipped
 
-    The bounds are compared in log space, so a ratio that a bound cuts off is never exponentiated. With A < 0 and
-    no `dual`, nothing bounds a large ratio: it may overflow to infinity, which is what the formula says.
+    A ratio that a bound cuts is never exponentiated (`clipped_ratio`). With A < 0 and no `dual`, nothing bounds a large
+    one: it may overflow to infinity, which is what the formula says.
 
     Gradient: dL/dlog_ratio = -r A while no bound acts, at the bound itself included, and exactly 0 beyond it.
     `logp` is not used. `advantage` is to be detached by the caller.
@@ -66,17 +66,54 @@ class PpoClip:
           ValueError: the shapes differ.
         """
         check_tokens(log_ratio, logp, advantage)
-        floor = math.log1p(-self.low) if self.low < 1.0 else -math.inf
-        ceiling = math.log1p(self.high)
-        cap = math.inf if self.dual is None else math.log(self.dual)
-        better, worse = advantage > 0, advantage < 0
-        below = worse & (log_ratio < floor)
-        above = better & (log_ratio > ceiling)
-        beyond = worse & (log_ratio > cap)
-        # The ratio is constant wherever the loss is flat (A = 0 too), so neither exp nor its gradient sees the rest.
-        live = (better | worse) & ~(below | above | beyond)
-        flat = jnp.where(below, floor, jnp.where(above, ceiling, jnp.where(beyond, cap, 0.0)))
-        return -jnp.exp(jnp.where(live, log_ratio, flat)) * advantage, below | above | beyond
+        good, bad = advantage > 0, advantage < 0
+        # ratio = min(r, 1 + high) where A > 0, and min(max(r, 1 - low), dual) where A < 0.
+        lowest = jnp.where(bad, log_bound(-self.low), -math.inf)
+        highest = jnp.where(good, log_bound(self.high), math.inf if self.dual is None else math.log(self.dual))
+        ratio, clipped = clipped_ratio(log_ratio, lowest, highest, where=good | bad)
+        return -ratio * advantage, clipped
+
+
+def log_bound(change: float) -> float:
+    """Returns log(1 + change), and -infinity, which bounds nothing, for a change of -1 or less.
+
+    >>> log_bound(0.0), log_bound(-10.0)
+    (0.0, -inf)
+    """
+    return math.log1p(change) if change > -1.0 else -math.inf
+
+
+def clipped_ratio(
+    log_ratio: Float[Array, "*b T"],
+    lowest: Float[Array, "*b T"],
+    highest: Float[Array, "*b T"],
+    *,
+    where: Bool[Array, "*b T"],
+) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
+    """Returns exp(log_ratio) within [exp(lowest), exp(highest)], and True where a bound replaced it.
+
+        ratio = exp(min(max(log_ratio, lowest), highest)) where `where`,      1 elsewhere, which is not clipped
+
+    The bounds are compared in log space and the exponent is chosen before `exp`, so neither a ratio that is cut nor one
+    that is not asked for is exponentiated: it overflows neither in value nor in gradient.
+
+    Gradient: the ratio itself on `log_ratio` within the bounds, which belong to the interval, and exactly 0 elsewhere.
+
+    Args:
+      log_ratio: log(pi / pi_old) of each token.
+      lowest: log of the lower bound; -infinity for none.
+      highest: log of the upper bound; infinity for none.
+      where: False where the ratio does not matter.
+
+    >>> log_ratio, low, high = jnp.array([-1.0, 0.0, 900.0, 900.0]), jnp.full(4, -0.5), jnp.zeros(4)
+    >>> ratio, clipped = clipped_ratio(log_ratio, low, high, where=jnp.array([True, True, True, False]))
+    >>> [f"{r:.4f}" for r in ratio.tolist()], clipped.tolist()
+    (['0.6065', '1.0000', '1.0000', '1.0000'], [True, False, True, False])
+    """
+    below, above = where & (log_ratio < lowest), where & (log_ratio > highest)
+    free = where & ~(below | above)
+    bound = jnp.where(below, lowest, jnp.where(above, highest, 0.0))
+    return jnp.exp(jnp.where(free, log_ratio, bound)), below | above
 
 
 def two_sided_clip(*, low: float, high: float, delta: float) -> PpoClip:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -11,14 +10,9 @@ from jaxtyping import Array, Bool, Float
 from grpo_jax.core.checks import check_tokens, require_mask
 from grpo_jax.core.masking import sanitise
 from grpo_jax.core.naming import PrintsByValue, show
-from grpo_jax.core.slots import asks
-from grpo_jax.core.surrogate.choice import check_share, largest, portion
+from grpo_jax.core.slots import Surrogate, asks
 from grpo_jax.core.surrogate.clip import PpoClip
-
-Plain = Callable[
-    [Float[Array, "*b T"], Float[Array, "*b T"], Float[Array, "*b T"]],
-    tuple[Float[Array, "*b T"], Bool[Array, "*b T"]],
-]
+from grpo_jax.core.surrogate.selection import check_share, largest, portion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -52,7 +46,7 @@ class EntropySelected(PrintsByValue):
     [False, True, True, False]
     """
 
-    surrogate: Plain = dataclasses.field(default_factory=PpoClip)
+    surrogate: Surrogate = dataclasses.field(default_factory=PpoClip)
     share: float = 0.2
 
     def __post_init__(self) -> None:

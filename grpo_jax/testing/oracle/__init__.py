@@ -7,7 +7,6 @@ Rows of tokens are `[B, T]`, groups are `[G]`; callers loop over further axes.
 from grpo_jax.testing.oracle.advantage import (
     batch_scaled,
     centred,
-    gpg,
     greedy_baseline,
     group_advantage,
     leave_one_out,
@@ -16,11 +15,12 @@ from grpo_jax.testing.oracle.advantage import (
     pass_at_k,
     process_advantage,
     term_advantage,
+    zero_variance_rescaled,
 )
 from grpo_jax.testing.oracle.aggregate import constant_length, every_row, sequence_mean, sequence_sum, token_mean
 from grpo_jax.testing.oracle.control import adaptive_entropy, adaptive_kl
 from grpo_jax.testing.oracle.correction import banded, off_policy_mask, rejected, truncated
-from grpo_jax.testing.oracle.kl import absolute, clamped_k3, k1, k2, k3, ratio_weighted_k3
+from grpo_jax.testing.oracle.kl import absolute, clamped_k3, k1, k2, k3, ratio_weighted_k3, sequence_weighted_k3
 from grpo_jax.testing.oracle.logprobs import entropy, kl_divergence, log_softmax, token_logprobs
 from grpo_jax.testing.oracle.loss import grpo_loss
 from grpo_jax.testing.oracle.preference import dpo, ipo, pair_margin
@@ -73,7 +73,6 @@ __all__ = [
     "exponentiated_gradient",
     "gae",
     "geometric_mean",
-    "gpg",
     "greedy_baseline",
     "group_advantage",
     "group_means",
@@ -103,6 +102,7 @@ __all__ = [
     "sequence_average",
     "sequence_mean",
     "sequence_sum",
+    "sequence_weighted_k3",
     "soft_overlong",
     "term_advantage",
     "token_logprobs",
@@ -111,4 +111,5 @@ __all__ = [
     "two_sided_clip",
     "vespo",
     "whiten",
+    "zero_variance_rescaled",
 ]

@@ -147,10 +147,10 @@ def batch_scaled(reward, valid, *, ddof=1, eps=1e-6):
     return advantage / (_deviation(rewards, ddof) + eps)
 
 
-def gpg(reward, valid):
+def zero_variance_rescaled(reward, valid):
     """Returns B / (B - M) (r - mean of the group) for a batch [P, G]; M groups of B do not differ (arXiv:2504.02546).
 
-    >>> gpg([[1, 0], [1, 1]], [[True] * 2] * 2).tolist()
+    >>> zero_variance_rescaled([[1, 0], [1, 1]], [[True] * 2] * 2).tolist()
     [[1.0, -1.0], [0.0, 0.0]]
     """
     groups = [{row[i] for i in counted} for row, counted in map(_counted, reward, valid)]

@@ -59,3 +59,20 @@ def ratio_weighted_k3(logp, ref_logp, old_logp):
     0.6137
     """
     return np.exp(np.asarray(logp, np.float64)) / np.exp(np.asarray(old_logp, np.float64)) * k3(logp, ref_logp)
+
+
+def sequence_weighted_k3(logp, ref_logp, old_logp, mask):
+    """Returns each token's k3 times (pi(o) / pi_old(o))^(1/|o|), the ratio of its row `[B, T]` (TRL's GSPO with a KL).
+
+    >>> sequence_weighted_k3([[np.log(0.5), 7]], [[0, 7]], [[np.log(0.25), 7]], [[True, False]]).round(4).tolist()
+    [[0.6137, 0.0]]
+    """
+    weighted = np.zeros(np.shape(mask))
+    for b, row in enumerate(mask):
+        scored = [t for t, counts in enumerate(row) if counts]
+        product = 1.0
+        for t in scored:
+            product *= float(np.exp(logp[b][t])) / float(np.exp(old_logp[b][t]))
+        for t in scored:
+            weighted[b, t] = product ** (1 / len(scored)) * k3(logp[b][t], ref_logp[b][t])
+    return weighted

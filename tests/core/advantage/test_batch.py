@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_jax.core.advantage import BatchScaled, GroupNormalised, centred, gpg
+from grpo_jax.core.advantage import BatchScaled, GroupNormalised, centred, zero_variance_rescaled
 from grpo_jax.testing import oracle
 
 batches = st.lists(st.integers(-4, 4), min_size=8, max_size=8).map(lambda r: np.array(r, np.float32).reshape(2, 4))
@@ -34,7 +34,9 @@ def test_scaled_ones_equal_the_oracle(rng, ddof):
 def test_gpg_equals_the_oracle(rng):
     for _ in range(8):
         reward, valid = random_batch(rng)
-        np.testing.assert_allclose(gpg(reward, valid), oracle.gpg(reward, valid), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            zero_variance_rescaled(reward, valid), oracle.zero_variance_rescaled(reward, valid), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_a_batch_of_one_group_is_that_group(rng):
@@ -42,7 +44,7 @@ def test_a_batch_of_one_group_is_that_group(rng):
     for ddof in (0, 1):
         scaled, group = BatchScaled(ddof=ddof), GroupNormalised(ddof=ddof)
         np.testing.assert_allclose(scaled(reward, everyone(reward)), group(reward, everyone(reward)), rtol=1e-6)
-    np.testing.assert_array_equal(gpg(reward, everyone(reward)), centred(reward, everyone(reward)))
+    np.testing.assert_array_equal(zero_variance_rescaled(reward, everyone(reward)), centred(reward, everyone(reward)))
 
 
 def test_the_deviation_is_that_of_the_rewards_not_of_their_distances():
@@ -56,21 +58,21 @@ def test_alpha_counts_groups_that_hold_something():
     """One group of four differs; of the others one is empty, so alpha is 3; without any that differs all is 0."""
     reward = jnp.array([[1.0, 0.0], [1.0, 1.0], [0.1, 5.0], [1.0, 0.0]])
     valid = jnp.array([[True, True], [True, True], [True, False], [False, False]])
-    np.testing.assert_array_equal(gpg(reward, valid), [[1.5, -1.5], [0, 0], [0, 0], [0, 0]])
-    np.testing.assert_array_equal(gpg(reward[1:], valid[1:]), 0.0)
+    np.testing.assert_array_equal(zero_variance_rescaled(reward, valid), [[1.5, -1.5], [0, 0], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(zero_variance_rescaled(reward[1:], valid[1:]), 0.0)
 
 
 @some
 @given(batches)
 def test_alpha_makes_the_mean_over_the_batch_one_over_the_groups_that_differ(reward):
     differ = reward.max(-1) > reward.min(-1)
-    size = np.abs(np.asarray(gpg(reward, everyone(reward)))).sum() / len(reward)
+    size = np.abs(np.asarray(zero_variance_rescaled(reward, everyone(reward)))).sum() / len(reward)
     expected = np.abs(reward - reward.mean(-1, keepdims=True))[differ].sum() / max(differ.sum(), 1)
     np.testing.assert_allclose(size, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6 + 0.1])
-@pytest.mark.parametrize("component", [BatchScaled(eps=0.0), gpg])
+@pytest.mark.parametrize("component", [BatchScaled(eps=0.0), zero_variance_rescaled])
 def test_no_spread_is_exactly_0(component, value):
     reward = jnp.full((3, 7), value, jnp.float32)
     np.testing.assert_array_equal(component(reward, everyone(reward)), 0.0)
@@ -86,14 +88,14 @@ def test_scale_and_offset(reward, scale, offset):
     scaled = BatchScaled(eps=0.0)
     expected = scaled(reward, everyone(reward))
     np.testing.assert_allclose(scaled(moved, everyone(reward)), expected, rtol=1e-5, atol=1e-5)
-    expected = scale * gpg(reward, everyone(reward))
-    np.testing.assert_allclose(gpg(moved, everyone(reward)), expected, rtol=1e-5, atol=1e-5)
-    for component in (scaled, gpg):
+    expected = scale * zero_variance_rescaled(reward, everyone(reward))
+    np.testing.assert_allclose(zero_variance_rescaled(moved, everyone(reward)), expected, rtol=1e-5, atol=1e-5)
+    for component in (scaled, zero_variance_rescaled):
         np.testing.assert_allclose(component(reward, everyone(reward)).sum(-1), 0.0, atol=1e-5)
 
 
 def test_gradients_by_hand():
-    """gpg is alpha times a centring: alpha ([g = h] - 1/G), alpha = 3/2.
+    """zero_variance_rescaled is alpha times a centring: alpha ([g = h] - 1/G), alpha = 3/2.
 
     With c the distances from the group mean, s the deviation (ddof 0) and d the distances from the batch mean,
     ds/dr_j = d_j/(n s), so dA_i/dr_j = (C_ij - c_i d_j/(n s^2)) / s with C the centring within groups.
@@ -102,7 +104,7 @@ def test_gradients_by_hand():
     centring = np.kron(np.diag([1.0, 1.0, 1.0]), np.eye(2) - 0.5)
     live = np.kron(np.diag([1.0, 1.0, 0.0]), np.eye(2) - 0.5)
     flat = jnp.asarray(reward.ravel(), jnp.float32)
-    actual = jax.jit(jax.jacobian(lambda r: gpg(r.reshape(3, 2), everyone(reward)).ravel()))(flat)
+    actual = jax.jit(jax.jacobian(lambda r: zero_variance_rescaled(r.reshape(3, 2), everyone(reward)).ravel()))(flat)
     np.testing.assert_allclose(actual, 1.5 * live, atol=1e-6)
     c, d, s = centring @ reward.ravel(), reward.ravel() - reward.mean(), reward.std()
     scaled = BatchScaled(ddof=0, eps=0.0)

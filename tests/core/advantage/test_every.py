@@ -20,11 +20,11 @@ from grpo_jax.core.advantage import (
     ReinforcePlusPlus,
     TermNormalised,
     centred,
-    gpg,
     greedy_baseline,
     leave_one_out,
     length_weighted,
     mean_scaled,
+    zero_variance_rescaled,
 )
 from grpo_jax.core.naming import show
 from grpo_jax.core.slots import asks
@@ -39,7 +39,7 @@ EVERY = [
     ReinforcePlusPlus(gamma=0.9),
     TermNormalised(),
     centred,
-    gpg,
+    zero_variance_rescaled,
     greedy_baseline,
     leave_one_out,
     length_weighted,

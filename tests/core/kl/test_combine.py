@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from grpo_jax.core.kl import Clamped, RatioWeighted, Straight, absolute, exact, k1, k2, k3
-from grpo_jax.core.kl.exact import kl_divergence
+from grpo_jax.core.kl import Clamped, ImportanceWeighted, RatioWeighted, StraightThrough, absolute, exact, k1, k2, k3
+from grpo_jax.core.kl.full_vocabulary import kl_divergence
 from grpo_jax.core.slots import asks
 from grpo_jax.testing import oracle
 
@@ -29,9 +29,11 @@ def test_values_equal_the_oracle(logp, ref, old):
     np.testing.assert_allclose(Clamped()(x, r), oracle.clamped_k3(logp, ref), rtol=1e-4, atol=1e-6)
     expected = oracle.clamped_k3(logp, ref, log_ratio=0.5, value=0.125)
     np.testing.assert_allclose(Clamped(log_ratio=0.5, value=0.125)(x, r), expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(Straight()(x, r), k3(x, r))
+    np.testing.assert_array_equal(StraightThrough()(x, r), k3(x, r))
     if ref - old < 80:
         expected = oracle.ratio_weighted_k3(logp, ref, old)
+        weighted = ImportanceWeighted()(x, r, importance_log_ratio=x - old)
+        np.testing.assert_array_equal(weighted, RatioWeighted()(x, r, log_ratio=x - old))
         rounding = 1e-6 * np.exp(logp - old)  # that of k3, which the ratio multiplies
         np.testing.assert_allclose(RatioWeighted()(x, r, log_ratio=x - old), expected, rtol=1e-4, atol=rounding)
 
@@ -46,10 +48,10 @@ def test_the_gradient_of_the_absolute_value_is_a_sign(difference):
 def test_straight_has_the_value_of_one_and_the_gradient_of_the_other(difference):
     """sg(k3) + k2 - sg(k2): only k2 = d^2 / 2 depends on logp, with the slope d."""
     logp, ref = jnp.float32(difference - 1), jnp.float32(-1)
-    value, slope = jax.value_and_grad(Straight())(logp, ref)
+    value, slope = jax.value_and_grad(StraightThrough())(logp, ref)
     assert value == k3(logp, ref)
     assert slope == difference
-    value, slope = jax.value_and_grad(Straight(value=k1, gradient=absolute))(logp, ref)
+    value, slope = jax.value_and_grad(StraightThrough(value=k1, gradient=absolute))(logp, ref)
     assert (value, slope) == (difference, np.sign(difference))
 
 
@@ -84,7 +86,7 @@ def test_the_expected_gradient_of_straight_is_that_of_the_kl(float64, rng):
     """sum_v pi_v (dk/dlogp)_v dlogp_v with a detached pi: what sampling on policy differentiates."""
     logits, ref = jnp.asarray(rng.normal(size=7)), log_probabilities(rng, 7)
     weight = jax.nn.softmax(logits)
-    actual = jax.grad(lambda z: jnp.sum(weight * Straight()(jax.nn.log_softmax(z), ref)))(logits)
+    actual = jax.grad(lambda z: jnp.sum(weight * StraightThrough()(jax.nn.log_softmax(z), ref)))(logits)
     expected = jax.grad(lambda z: kl_divergence(jax.nn.log_softmax(z), ref))(logits)
     np.testing.assert_allclose(actual, expected, atol=1e-12)
 
@@ -142,7 +144,7 @@ def test_without_a_bound_that_acts_clamping_changes_nothing(rng):
 
 
 def test_gradients_are_numerical_in_float64(float64, rng):
-    """Away from the corners, and without `Straight`, which differentiates something else than its value."""
+    """Away from the corners, and without `StraightThrough`, which differentiates something else than its value."""
     logp, ref, old = jnp.asarray(rng.uniform(-3, 0, (3, 6)))
     for kl in (absolute, Clamped(value=0.5), Clamped(kl=k2, log_ratio=1.0)):
         check_grads(lambda x, kl=kl: kl(x, ref), (logp,), order=1, modes=["rev"])
@@ -152,7 +154,7 @@ def test_gradients_are_numerical_in_float64(float64, rng):
 @settings(max_examples=40, deadline=None)
 @given(logps, logps)
 def test_distances_are_0_only_at_equality(logp, ref):
-    for kl in (absolute, Straight(), Clamped()):
+    for kl in (absolute, StraightThrough(), Clamped()):
         assert kl(jnp.array(logp), jnp.array(logp)) == 0
         assert kl(jnp.array(logp), jnp.array(ref)) >= 0
         if abs(logp - ref) > 1e-3:
@@ -163,7 +165,7 @@ class JitEqualsEager(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.named_parameters(
         ("absolute", absolute),
-        ("straight", Straight()),
+        ("straight", StraightThrough()),
         ("clamped", Clamped()),
         ("weighted", RatioWeighted(kl=Clamped())),
     )
@@ -181,10 +183,14 @@ class JitEqualsEager(chex.TestCase):
 
 
 def test_what_is_no_estimator_is_refused():
-    with pytest.raises(TypeError, match="value must be an estimator on drawn tokens, got FullVocabulary"):
-        Straight(value=exact)
+    with pytest.raises(TypeError, match="value must be an estimator on drawn tokens, got 3"):
+        StraightThrough(value=3)
+    with pytest.raises(ValueError, match=r"value=FullVocabulary\(.*\) asks for divergence, but only log-probabilities"):
+        StraightThrough(value=exact)
+    with pytest.raises(ValueError, match=r"kl=RatioWeighted\(kl=k3\) asks for log_ratio"):
+        ImportanceWeighted(kl=RatioWeighted())
     with pytest.raises(ValueError, match=r"gradient=RatioWeighted\(kl=k3\) asks for log_ratio"):
-        Straight(gradient=RatioWeighted())
+        StraightThrough(gradient=RatioWeighted())
     with pytest.raises(ValueError, match=r"kl=RatioWeighted\(kl=k3\) asks for log_ratio"):
         RatioWeighted(kl=RatioWeighted())
     with pytest.raises(ValueError, match=r"kl=RatioWeighted\(kl=k3\) asks for log_ratio"):
@@ -198,7 +204,7 @@ def test_bad_bounds_are_refused(name, bound):
         Clamped(**{name: bound})
 
 
-@pytest.mark.parametrize("kl", [absolute, Straight(), Clamped()])
+@pytest.mark.parametrize("kl", [absolute, StraightThrough(), Clamped()])
 def test_unequal_shapes_are_refused(kl):
     with pytest.raises(ValueError, match=r"ref_logp has shape \(3,\), but logp has shape \(2, 3\)"):
         kl(jnp.zeros((2, 3)), jnp.zeros(3))
@@ -207,11 +213,14 @@ def test_unequal_shapes_are_refused(kl):
 def test_an_unequal_log_ratio_is_refused():
     with pytest.raises(ValueError, match=r"log_ratio has shape \(3,\), but logp has shape \(2, 3\)"):
         RatioWeighted()(jnp.zeros((2, 3)), jnp.zeros((2, 3)), log_ratio=jnp.zeros(3))
+    with pytest.raises(ValueError, match=r"importance_log_ratio has shape \(3,\), but logp has shape \(2, 3\)"):
+        ImportanceWeighted()(jnp.zeros((2, 3)), jnp.zeros((2, 3)), importance_log_ratio=jnp.zeros(3))
 
 
 def test_values_hash_compare_and_print():
     assert hash(Clamped(kl=k2)) == hash(Clamped(kl=k2))
-    assert Straight() == Straight(value=k3, gradient=k2) != Straight(value=k1)
-    assert repr(Straight()) == "Straight(value=k3, gradient=k2)"
+    assert StraightThrough() == StraightThrough(value=k3, gradient=k2) != StraightThrough(value=k1)
+    assert repr(StraightThrough()) == "StraightThrough(value=k3, gradient=k2)"
     assert repr(RatioWeighted(kl=Clamped())) == "RatioWeighted(kl=Clamped(kl=k3, log_ratio=20.0, value=10.0))"
     assert asks(RatioWeighted()) == ("log_ratio",)
+    assert asks(ImportanceWeighted()) == ("importance_log_ratio",)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from grpo_jax.core import FullVocabulary, exact, k1, k2, k3, kl_divergence
+from grpo_jax.core.slots import asks
 from grpo_jax.testing import oracle
 
 logps = st.floats(-20, 0, width=32)
@@ -117,10 +118,14 @@ def test_a_reference_without_probability_is_infinitely_far():
     assert kl_divergence(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([1.0, 0.0]))) == np.inf
 
 
-def test_the_marker_is_a_value():
+def test_a_full_vocabulary_divergence_is_a_value_that_returns_what_it_asks_for():
     assert exact == FullVocabulary(kl_divergence)
     assert hash(exact) == hash(FullVocabulary(kl_divergence))
-    assert not callable(exact)
+    assert asks(exact) == ("divergence",)
+    divergence = jnp.array([[0.25, jnp.nan]])
+    assert exact(jnp.zeros((1, 2)), None, divergence=divergence) is divergence
+    with pytest.raises(ValueError, match=r"divergence has shape \(2,\), but logp has shape \(1, 2\)"):
+        exact(jnp.zeros((1, 2)), None, divergence=divergence[0])
 
 
 @pytest.mark.parametrize("function", [k1, k2, k3, kl_divergence])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from grpo_jax.core.surrogate import PpoClip, two_sided_clip
+from grpo_jax.core.surrogate.clip import clipped_ratio, log_bound
 from grpo_jax.testing import oracle
 
 
@@ -91,6 +92,46 @@ def test_what_is_clipped_never_overflows():
     advantage = jnp.array([1.0, -1.0, 1.0])
     np.testing.assert_allclose(surrogate(log_ratio, log_ratio, advantage)[0], [-1.2, 0.8, 0.0], rtol=1e-6)
     np.testing.assert_array_equal(gradient(surrogate, log_ratio, advantage), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "where", "ratio", "slope", "clipped"),
+    [
+        (-900.0, True, 0.5, 0.0, True),
+        (math.log(0.5), True, 0.5, 0.5, False),
+        (0.25, True, math.exp(0.25), math.exp(0.25), False),
+        (math.log(2.0), True, 2.0, 2.0, False),
+        (900.0, True, 2.0, 0.0, True),
+        (math.inf, True, 2.0, 0.0, True),
+        (900.0, False, 1.0, 0.0, False),
+        (math.nan, False, 1.0, 0.0, False),
+        (math.nan, True, math.nan, math.nan, False),
+    ],
+)
+def test_a_ratio_that_is_cut_or_not_asked_for_is_not_exponentiated(log_ratio, where, ratio, slope, clipped):
+    """exp(s) within [1/2, 2] with the slope exp(s); constant outside; a NaN that is asked for is not hidden."""
+    low, high = jnp.full(1, math.log(0.5)), jnp.full(1, math.log(2.0))
+
+    def value(s):
+        return clipped_ratio(s, low, high, where=jnp.array([where]))
+
+    actual, was_clipped = value(jnp.array([log_ratio]))
+    np.testing.assert_allclose(actual, [ratio], rtol=1e-6)
+    assert bool(was_clipped[0]) == clipped
+    np.testing.assert_allclose(jax.grad(lambda s: value(s)[0].sum())(jnp.array([log_ratio])), [slope], rtol=1e-6)
+
+
+def test_without_bounds_a_ratio_is_the_exponential():
+    x = jnp.linspace(-3, 3, 13)
+    ratio, clipped = clipped_ratio(x, jnp.full(13, -jnp.inf), jnp.full(13, jnp.inf), where=jnp.ones(13, bool))
+    np.testing.assert_array_equal(ratio, jnp.exp(x))
+    assert not clipped.any()
+
+
+def test_the_log_of_a_bound():
+    assert log_bound(0.2) == math.log1p(0.2)
+    assert log_bound(-0.2) == math.log1p(-0.2)
+    assert log_bound(-1.0) == log_bound(-10.0) == -math.inf
 
 
 def test_a_low_of_1_or_more_is_no_lower_bound():

@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 
 from grpo_jax.core.naming import show
 from grpo_jax.core.surrogate import CispoCap, EntropySelected, GeometricMean, PpoClip, Sapo, reinforce
-from grpo_jax.core.surrogate.choice import largest, portion
+from grpo_jax.core.surrogate.selection import largest, portion
 from grpo_jax.testing import oracle
 
 MASK = np.random.default_rng(5).random((4, 3, 6)) < 0.7

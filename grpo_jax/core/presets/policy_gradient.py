@@ -7,9 +7,7 @@ from grpo_jax.core.advantage import (
     greedy_baseline,
     leave_one_out,
     length_weighted,
-)
-from grpo_jax.core.advantage import (
-    gpg as gpg_advantage,
+    zero_variance_rescaled,
 )
 from grpo_jax.core.aggregate import sequence_sum, token_mean
 from grpo_jax.core.kl import k1
@@ -86,7 +84,7 @@ def opo() -> Objective:
 
 
 def gpg() -> Objective:
-    """Returns Group Policy Gradient: the policy gradient alone, rescaled for the groups that teach nothing.
+    """Returns Group Policy Gradient: the policy gradient alone, rescaled for groups without variance.
 
         loss = mean over all tokens of -alpha (r - mean(r)) log pi(o_t),   alpha = groups / groups that differ
 
@@ -97,7 +95,7 @@ def gpg() -> Objective:
     >>> gpg().surrogate.__name__
     'reinforce'
     """
-    return Objective(advantage=gpg_advantage, surrogate=reinforce, aggregate=token_mean)
+    return Objective(advantage=zero_variance_rescaled, surrogate=reinforce, aggregate=token_mean)
 
 
 def sft() -> Objective:

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float, Key
 from grpo_jax.core.checks import check_tokens, require_at_least, require_mask, require_same_shape
 from grpo_jax.core.kl.estimators import absolute
 from grpo_jax.core.masking import sanitise
-from grpo_jax.core.surrogate.choice import check_share, largest, portion
 from grpo_jax.core.surrogate.clip import PpoClip
+from grpo_jax.core.surrogate.selection import check_share, largest, portion
 
 
 def covariance(

@@ -1,4 +1,4 @@
-"""The KL summed over the vocabulary, and how a divergence that needs all of it is told from an estimator."""
+"""The KL summed over the vocabulary, which no drawn token can tell."""
 
 from __future__ import annotations
 
@@ -11,22 +11,36 @@ from jaxtyping import Array, Float
 from grpo_jax.core.checks import require_same_shape
 from grpo_jax.core.naming import PrintsByValue
 
+Tokens = Float[Array, "*b T"]
 Divergence = Callable[[Float[Array, "*b V"], Float[Array, "*b V"]], Float[Array, "*b"]]
 """Maps the log-probabilities of the whole vocabulary under pi and under the reference to a divergence."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class FullVocabulary(PrintsByValue):
-    """Marks a divergence that needs the whole vocabulary at every token, not just the tokens that were drawn.
+    """A divergence that needs the whole vocabulary at every token, not just the tokens that were drawn.
 
-    It is no function of the drawn tokens, so it cannot be called like an estimator: whoever computes the logits
-    passes `divergence` on to `token_logprobs`, which evaluates it without holding `[..., T, V]`.
+    Whoever computes the logits passes the attribute `divergence` on to `token_logprobs`, which evaluates it without
+    holding `[..., T, V]`. What comes out is what this asks for.
+
+    Gradient: that of `divergence`.
 
     >>> exact
     FullVocabulary(divergence=kl_divergence)
+    >>> exact(jnp.zeros(1), None, divergence=jnp.array([0.25]))
+    Array([0.25], dtype=float32)
     """
 
     divergence: Divergence
+
+    def __call__(self, logp: Tokens, ref_logp: None, *, divergence: Tokens) -> Tokens:
+        """Returns the divergence at each token; the drawn tokens do not matter.
+
+        Raises:
+          ValueError: the shapes differ.
+        """
+        require_same_shape("divergence", divergence, "logp", logp)
+        return divergence
 
 
 def kl_divergence(logp_V: Float[Array, "*b V"], ref_logp_V: Float[Array, "*b V"]) -> Float[Array, "*b"]:
