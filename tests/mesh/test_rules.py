@@ -1,5 +1,7 @@
 """Logical names to mesh axes, the mesh itself, and arrays on their way in and out."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from grpo_jax.core.naming import show
-from grpo_jax.mesh import AXES, RULES, constrain, fetch, make_mesh, sharding, spec, specs
+from grpo_jax.mesh import AXES, Rules, constrain, fetch, make_mesh, sharding, spec, specs
 from grpo_jax.models import logical_axes
 from grpo_jax.testing.tiny import tiny_config
 
@@ -30,34 +32,54 @@ def mesh():
     ],
 )
 def test_a_partition_follows_the_rules(axes, expected):
-    assert spec(axes) == expected
+    assert spec(Rules(), axes) == expected
 
 
 def test_other_rules_can_be_given():
-    assert spec(("embed", "rows"), {"embed": None, "rows": ("data", "tensor")}) == Spec(None, ("data", "tensor"))
+    rules = Rules(embed=None, mlp=("data", "tensor"))
+    assert spec(rules, ("embed", "mlp")) == Spec(None, ("data", "tensor"))
+    assert rules != Rules()
+    assert hash(rules) == hash(Rules(embed=None, mlp=("data", "tensor")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mlp": "fsdp"}, r"mlp: value 'fsdp'; expected another mesh axis than 'fsdp', which splits embed of the same"),
+        ({"sample": ("group", "data")}, "sample: value .*; expected another mesh axis than 'data', which splits prompt"),
+        ({"kv_heads": "group"}, "kv_heads: value 'group'; expected another mesh axis than 'group', which splits sample"),
+        ({"expert": "fsdp"}, "embed: value 'fsdp'; expected another mesh axis than 'fsdp', which splits expert"),
+        ({"prompt": ("data", "data")}, "prompt: value .*; expected each mesh axis once"),
+        ({"embed": "tensors"}, "Input should be 'data', 'group', 'fsdp' or 'tensor'"),
+        ({"width": "tensor"}, "width"),
+    ],
+)
+def test_rules_that_collide_or_do_not_exist_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Rules(**changes)
 
 
 @pytest.mark.parametrize(("axes", "axis"), [(("vocab", "mlp"), "tensor"), (("prompt", "embed"), "fsdp")])
 def test_two_dimensions_on_one_mesh_axis_are_refused(axes, axis):
     with pytest.raises(ValueError, match=rf"^logical axes \('{axes[0]}', '{axes[1]}'\) send .* mesh axis '{axis}'$"):
-        spec(axes)
+        spec(Rules(), axes)
 
 
 def test_a_name_without_a_rule_is_refused():
     with pytest.raises(
         ValueError, match=r"^logical axis 'prompts' of \('prompts', None\) has no rule; known: \['embed'"
     ):
-        spec(("prompts", None))
+        spec(Rules(), ("prompts", None))
 
 
 def test_every_rule_names_axes_of_the_mesh():
-    used = {axis for part in RULES.values() if part for axis in ((part,) if isinstance(part, str) else part)}
+    used = {axis for field in dataclasses.fields(Rules) for axis in Rules().axes(field.name)}
     assert used == set(AXES)
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": False, "qkv_bias": True, "qk_norm": True}], ids=show)
 def test_every_parameter_of_a_model_has_a_partition(changes):
-    partitions = specs(logical_axes(tiny_config(**changes)))
+    partitions = specs(Rules(), logical_axes(tiny_config(**changes)))
     attention = partitions["layers"]["attention"]
     assert attention["q"] == Spec(None, "fsdp", "tensor", None, None)
     assert partitions["embed"] == Spec("tensor", "fsdp")
@@ -69,7 +91,7 @@ def test_every_parameter_of_a_model_has_a_partition(changes):
 
 
 def test_whole_experts_go_to_the_devices_of_the_tensor_axis():
-    layers = specs(logical_axes(tiny_config(experts=4, experts_per_token=2)))["layers"]
+    layers = specs(Rules(), logical_axes(tiny_config(experts=4, experts_per_token=2)))["layers"]
     assert layers["mlp"]["gate"] == layers["mlp"]["up"] == Spec(None, "tensor", "fsdp", None)
     assert layers["mlp"]["router"] == Spec(None, "fsdp", None)
     assert layers["down"] == Spec(None, "tensor", None, "fsdp")
@@ -77,13 +99,13 @@ def test_whole_experts_go_to_the_devices_of_the_tensor_axis():
 
 def test_constrain_without_a_mesh_is_the_identity():
     x = jnp.ones((3, 5))
-    assert constrain(x, "prompt", "sample") is x
-    assert "sharding_constraint" not in str(jax.make_jaxpr(lambda x: constrain(x, "prompt"))(x))
+    assert constrain(Rules(), x, "prompt", "sample") is x
+    assert "sharding_constraint" not in str(jax.make_jaxpr(lambda x: constrain(Rules(), x, "prompt"))(x))
 
 
 def test_constrain_lays_out_the_named_dimensions(mesh):
     with jax.set_mesh(mesh):
-        out = jax.jit(lambda x: constrain(x + 1, "prompt", "sample"))(jnp.zeros((8, 4, 3)))
+        out = jax.jit(lambda x: constrain(Rules(), x + 1, "prompt", "sample"))(jnp.zeros((8, 4, 3)))
     assert out.sharding.is_equivalent_to(NamedSharding(mesh, Spec(("data", "fsdp"), "group")), 3)
     assert {shard.data.shape for shard in out.addressable_shards} == {(2, 2, 3)}
     np.testing.assert_array_equal(out, 1.0)
@@ -100,19 +122,19 @@ def test_constrain_lays_out_the_named_dimensions(mesh):
 )
 def test_constrain_keeps_a_dimension_of_one_whole(mesh, shape, expected):
     with jax.set_mesh(mesh):
-        (constraint,) = jax.make_jaxpr(lambda x: constrain(x, "prompt", "sample"))(jnp.zeros(shape)).eqns
+        (constraint,) = jax.make_jaxpr(lambda x: constrain(Rules(), x, "prompt", "sample"))(jnp.zeros(shape)).eqns
     assert constraint.params["sharding"].spec == expected
 
 
 def test_sharding_places_leading_dimensions(mesh):
-    placed = jax.device_put(np.arange(32).reshape(8, 4), sharding(mesh, "prompt", "sample"))
+    placed = jax.device_put(np.arange(32).reshape(8, 4), sharding(mesh, Rules(), "prompt", "sample"))
     assert {shard.data.shape for shard in placed.addressable_shards} == {(2, 2)}
     assert placed.sharding == NamedSharding(mesh, Spec(("data", "fsdp"), "group"))
 
 
 def test_fetch_returns_whole_numpy_arrays(mesh):
     tree = {"a": np.arange(32).reshape(8, 4), "b": (np.float32(3),)}
-    placed = {"a": jax.device_put(tree["a"], sharding(mesh, "prompt", "sample")), "b": (jnp.float32(3),)}
+    placed = {"a": jax.device_put(tree["a"], sharding(mesh, Rules(), "prompt", "sample")), "b": (jnp.float32(3),)}
     got = fetch(placed)
     assert isinstance(got["a"], np.ndarray)
     np.testing.assert_array_equal(got["a"], tree["a"])

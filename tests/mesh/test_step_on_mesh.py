@@ -11,12 +11,10 @@ from jax.sharding import PartitionSpec as Spec
 
 from grpo_jax.core import exact, grpo, sft
 from grpo_jax.core.naming import show
-from grpo_jax.mesh import AXES, fetch, make_mesh, sharding
-from grpo_jax.rollout import Sampler
-from grpo_jax.testing.tiny import tiny_config, tiny_prompts
-from grpo_jax.types import Grades
 from grpo_jax.learn import Learner, OptimizerSettings, UpdateSettings
 from grpo_jax.learn.optimizer import make_optimizer
+from grpo_jax.learn.step import minibatch_order
+from grpo_jax.mesh import AXES, Rules, fetch, make_mesh, sharding
 from grpo_jax.run.compiled import (
     compiled_batch,
     compiled_keys,
@@ -25,8 +23,8 @@ from grpo_jax.run.compiled import (
     compiled_state,
     compiled_update,
 )
-from grpo_jax.learn.step import minibatch_order
-from grpo_jax.types import TokenBatch
+from grpo_jax.testing.tiny import tiny_config, tiny_prompts
+from grpo_jax.types import Grades, TokenBatch
 from tests.rollout.small import QUICK, random_params
 
 P, G, T = 32, 8, 6
@@ -58,9 +56,9 @@ def run(program, static, *args, **options):
 
 def whole_step(learner, mesh):
     """Everything that a step computes, on `mesh` or on a single device without one."""
-    
+
     def place(x, *axes):
-        return x if mesh is None else jax.device_put(x, sharding(mesh, MODEL.rules, *axes))
+        return x if mesh is None else jax.device_put(x, sharding(mesh, learner.model.rules, *axes))
 
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         reference = run(compiled_state, learner, REFERENCE).params
@@ -68,8 +66,8 @@ def whole_step(learner, mesh):
         prompt = place(PROMPT, "prompt")
         rollout = run(
             compiled_sample,
-            MODEL,
-            run(compiled_publish, MODEL, state.params),
+            learner.model,
+            run(compiled_publish, learner.model, state.params),
             prompt,
             place(compiled_keys(0, 3, np.arange(P, dtype=np.int32), group=G), "prompt", "sample"),
             max_tokens=T,
@@ -153,7 +151,9 @@ def assert_split(mesh, step):
 
 
 def test_the_exact_kl_is_the_same_on_a_mesh():
-    learner = dataclasses.replace(LEARNER, objective=dataclasses.replace(grpo(), kl=exact), updates=UpdateSettings(micro_prompts=8))
+    learner = dataclasses.replace(
+        LEARNER, objective=dataclasses.replace(grpo(), kl=exact), updates=UpdateSettings(micro_prompts=8)
+    )
     expected = whole_step(learner, None)
     got = whole_step(learner, make_mesh(data=2, fsdp=2, tensor=2))
     assert fetch(expected[3])["kl"] > 1e-3
@@ -180,3 +180,16 @@ def test_a_supervised_batch_of_single_completions_is_the_same_on_a_mesh_that_spl
     assert expected[1]["loss"] > 1
     for leaf, leaf_1 in zip(jax.tree.leaves(fetch(got)), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(leaf, leaf_1, rtol=1e-5, atol=1e-6)
+
+
+def test_other_rules_split_otherwise_and_change_no_number(alone):
+    """Weights whole on every device, and the feed-forward part over both axes that are left."""
+    rules = Rules(embed=None, mlp=("fsdp", "tensor"), vocab=None)
+    model = dataclasses.replace(MODEL, rules=rules)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    got = whole_step(dataclasses.replace(LEARNER, model=model), mesh)
+    assert_same_step(got, alone)
+    params = got[2].params
+    assert params["embed"].sharding.is_fully_replicated
+    expected = NamedSharding(mesh, Spec(None, ("fsdp", "tensor"), None))
+    assert params["layers"]["down"].sharding.is_equivalent_to(expected, 3)

@@ -25,7 +25,7 @@ from grpo_jax.models import (
 )
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.decoder import last_token
-from grpo_jax.models.rotary import Linear, Yarn
+from grpo_jax.models.rope_scaling import Linear, Yarn
 from grpo_jax.rollout import publish
 from grpo_jax.testing.decoder import log_softmax, plain_logits
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts

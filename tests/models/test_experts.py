@@ -48,7 +48,7 @@ def test_experts_spread_over_devices_are_the_experts_of_one():
     results = [quick_jit(jax.value_and_grad(value))(params)]
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     with jax.set_mesh(mesh):
-        partitions = specs(logical_axes(config))
+        partitions = specs(config.rules, logical_axes(config))
         place = lambda x, part: jax.device_put(x, jax.sharding.NamedSharding(mesh, part))  # noqa: E731
         placed = jax.tree.map(place, params, partitions)
         assert placed["layers"]["mlp"]["gate"].addressable_shards[0].data.shape == (2, 2, 8, 8)

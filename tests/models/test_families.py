@@ -36,7 +36,7 @@ YARN, LLAMA3 = (compare.described(name)[1].rope_scaling for name in ("qwen2_yarn
         ("qwen2_window", {"local": (True, True, True)}),
         ("qwen2_yarn", {"rope_scaling": dataclasses.replace(YARN, fast=4.0)}),
         ("qwen2_yarn", {"rope_scaling": dataclasses.replace(YARN, slow=0.25)}),
-        ("qwen2_yarn", {"rope_scaling": dataclasses.replace(YARN, whole=False)}),
+        ("qwen2_yarn", {"rope_scaling": dataclasses.replace(YARN, truncate=False)}),
         ("llama3", {"rope_scaling": dataclasses.replace(LLAMA3, low=0.9)}),
         ("llama3", {"rope_scaling": dataclasses.replace(LLAMA3, high=5.0)}),
         ("mistral", {"window": 5}),

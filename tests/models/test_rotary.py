@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax.models.rotary import Linear, Llama3, Yarn, frequencies, rotate, rotation
+from grpo_jax.models.rope_scaling import Linear, Llama3, Yarn
+from grpo_jax.models.rotary import frequencies, rope, rotate
 
 
 def turns(count, original):
@@ -16,8 +17,8 @@ def turns(count, original):
 
 def test_linear_scaling_interpolates_positions():
     position = jnp.array([[0, 4, 20]])
-    plain = rotation(position / 4, width=6, theta=100.0)
-    scaled = rotation(position, width=6, theta=100.0, scaling=Linear(factor=4.0))
+    plain = rope(position / 4, width=6, theta=100.0)
+    scaled = rope(position, width=6, theta=100.0, scaling=Linear(factor=4.0))
     np.testing.assert_allclose(scaled, plain, atol=1e-6)
 
 
@@ -41,24 +42,24 @@ def test_yarn_ramps_from_the_fast_feature_to_the_slow_one_and_lengthens():
     assert kept[-1] == 0
     got = frequencies(width=16, theta=math.exp(8), scaling=scaling)
     np.testing.assert_allclose(got, plain * (np.array(kept) + (1 - np.array(kept)) / 4), rtol=1e-12)
-    turn = rotation(jnp.arange(5)[None], width=16, theta=math.exp(8), scaling=scaling)
-    np.testing.assert_allclose(np.hypot(*turn), 1.25, rtol=1e-6)
-    lengths = np.linalg.norm(rotate(jnp.ones((1, 1, 5, 16)), turn), axis=-1)
+    angles = rope(jnp.arange(5)[None], width=16, theta=math.exp(8), scaling=scaling)
+    np.testing.assert_allclose(np.hypot(*angles), 1.25, rtol=1e-6)
+    lengths = np.linalg.norm(rotate(jnp.ones((1, 1, 5, 16)), angles), axis=-1)
     np.testing.assert_allclose(lengths, 1.25 * 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("original", "turns", "whole", "kept"), [(6, 1.0, True, 1), (400, 4.0, False, 2), (400, 4.0, True, 2)]
+    ("original", "turns", "truncate", "kept"), [(6, 1.0, True, 1), (400, 4.0, False, 2), (400, 4.0, True, 2)]
 )
-def test_a_yarn_ramp_without_a_width_is_a_step(original, turns, whole, kept):
-    scaling = Yarn(factor=4.0, original=original, magnitude=1.0, fast=turns, slow=turns, whole=whole)
+def test_a_yarn_ramp_without_a_width_is_a_step(original, turns, truncate, kept):
+    scaling = Yarn(factor=4.0, original=original, magnitude=1.0, fast=turns, slow=turns, truncate=truncate)
     assert scaling(np.ones(4), 1e4).tolist() == [1.0] * kept + [0.25] * (4 - kept)
 
 
 def test_a_frequency_is_rounded_once():
     """At position 100,000 an error of three roundings would be an angle of 0.03."""
     exact = frequencies(width=128, theta=1e6)
-    cos, sin = rotation(jnp.array([[1]]), width=128, theta=1e6)
+    cos, sin = rope(jnp.array([[1]]), width=128, theta=1e6)
     angle = np.arctan2(np.float64(sin), np.float64(cos))[0, 0, 0]
     np.testing.assert_allclose(angle, exact, rtol=3e-7)
     assert exact.dtype == np.float64

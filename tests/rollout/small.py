@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from grpo_jax.models import init
+from grpo_jax.models import attach, init, merge_adapters
 
 
 def _accepted(options):
@@ -38,5 +38,9 @@ def random_params(config, seed=0):
     """Parameters without zeros or ones, so that no bias or scale can hide."""
     shapes = jax.eval_shape(functools.partial(init, config), jax.random.key(0))
     rng = np.random.default_rng(seed)
-    leaf = lambda x: jax.numpy.asarray(rng.normal(size=x.shape) * 0.3 + 0.1, x.dtype)  # noqa: E731
-    return jax.tree.map(leaf, shapes)
+    return jax.tree.map(lambda x: jax.numpy.asarray(rng.normal(size=x.shape) * 0.3 + 0.1, x.dtype), shapes)
+
+
+def merge(params, adapters, lora):
+    """The adapted model as plain weights: W + (alpha / rank) A B."""
+    return merge_adapters(attach(params, adapters, lora))

@@ -15,7 +15,7 @@ from grpo_jax.models.attention import soft_cap
 from grpo_jax.models.families import FAMILIES
 from grpo_jax.models.weights.layout import get, make_leaves
 from grpo_jax.models.weights.read import load
-from grpo_jax.rollout import Sampler, generate, publish, sample_keys
+from grpo_jax.rollout import Sampler, publish, sample, sample_keys
 from grpo_jax.types import PromptBatch
 from tests.rollout.small import quick_jit
 
@@ -86,7 +86,7 @@ def continued(config, params, prompt, length):
     """The most likely tokens after each prompt, one completion of each."""
     keys = sample_keys(0, 0, jnp.arange(prompt.tokens.shape[0]), 1)
     sampler = Sampler(temperature=0)
-    return generate(config, publish(config, params), prompt, keys, length=length, eos_ids=(), sampler=sampler).tokens
+    return sample(config, publish(config, params), prompt, keys, max_tokens=length, eos_ids=(), sampler=sampler).tokens
 
 
 def logit_difference(name, **change):

@@ -9,14 +9,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from grpo_jax.mesh import make_mesh, sharding
-from grpo_jax.models import Lora, merge
+from grpo_jax.models import Lora
 from grpo_jax.models.families import FAMILIES
 from grpo_jax.models.lora import lora_axes
 from grpo_jax.models.weights.adapter import save_adapter
 from grpo_jax.models.weights.layout import get, make_leaves
 from grpo_jax.testing.tiny import tiny_config
 from tests.models.test_lora import random_adapters
-from tests.rollout.small import random_params
+from tests.rollout.small import merge, random_params
 
 FAMILY = FAMILIES["qwen3"]
 CONFIG = tiny_config(qk_norm=True, head_width=6)
@@ -66,7 +66,7 @@ def test_base_plus_scaled_product_of_the_files_is_the_merged_checkpoint(tmp_path
     if devices == 8:
         mesh, axes = make_mesh(fsdp=4, tensor=2), lora_axes(CONFIG, LORA)
         adapters = {
-            t: {n: jax.device_put(x, sharding(mesh, *axes[t][n])) for n, x in f.items()} for t, f in adapters.items()
+            t: {n: jax.device_put(x, sharding(mesh, CONFIG.rules, *axes[t][n])) for n, x in f.items()} for t, f in adapters.items()
         }
     save_adapter(adapters, CONFIG, LORA, FAMILY, tmp_path / "a")
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")

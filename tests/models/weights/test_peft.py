@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax.models import Lora, attach, head, hidden_states, merge
+from grpo_jax.models import Lora, attach, head, hidden_states
 from grpo_jax.models.adapters import TARGETS
 from grpo_jax.models.attention import soft_cap
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.models.weights.adapter import save_adapter
 from grpo_jax.types import PromptBatch
 from tests.models.test_lora import random_adapters
-from tests.rollout.small import quick_jit
+from tests.rollout.small import merge, quick_jit
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; test_adapter.py reads the files without it")
 peft = pytest.importorskip("peft", reason="PEFT is not installed; test_adapter.py reads the files without it")

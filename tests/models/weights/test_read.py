@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from grpo_jax.mesh import make_mesh
+from grpo_jax.mesh import Rules, make_mesh
 from grpo_jax.models import logical_axes
 from grpo_jax.models.weights import read
 from grpo_jax.models.weights.files import Tensors
@@ -77,7 +77,7 @@ def test_a_mesh_changes_where_the_values_lie_and_not_the_values(tmp_path, axes):
     params, plain = loaded(tmp_path, mesh=mesh), loaded(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, params, plain)
     wanted = jax.tree.map(
-        lambda axes: jax.sharding.NamedSharding(mesh, read.spec(axes)),
+        lambda axes: jax.sharding.NamedSharding(mesh, read.spec(Rules(), axes)),
         logical_axes(config),
         is_leaf=lambda leaf: isinstance(leaf, tuple),
     )
@@ -141,7 +141,7 @@ def test_experts_are_stacked_behind_layers(tmp_path):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data", "fsdp", "tensor"))
     with Tensors(tmp_path) as tensors:
-        for sharding in (read._sharding(None, leaf), split):
+        for sharding in (read._sharding(None, Rules(), leaf), split):
             got = read._load_leaf(tensors, leaf, sharding, jnp.float32)
             np.testing.assert_array_equal(got, expected)
             assert got.sharding.is_equivalent_to(sharding, 4)

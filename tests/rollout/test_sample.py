@@ -14,7 +14,7 @@ import pytest
 from grpo_jax.core import token_logprobs
 from grpo_jax.mesh import jit
 from grpo_jax.models import head, hidden_states
-from grpo_jax.rollout import Sampler, generate, publish, sample_keys
+from grpo_jax.rollout import Sampler, publish, sample, sample_keys
 from grpo_jax.testing.decoder import log_softmax, plain_logits
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from tests.rollout.small import quick_jit, random_params
@@ -24,16 +24,16 @@ PARAMS = random_params(CONFIG)
 PROMPT = tiny_prompts()
 P, G, T = 4, 3, 9
 KEYS = sample_keys(0, 5, jnp.arange(P), G)
-STATIC = {"static_argnums": 0, "static_argnames": ("length", "eos_ids", "sampler", "check_every")}
+STATIC = {"static_argnums": 0, "static_argnames": ("max_tokens", "eos_ids", "sampler", "check_every")}
 
-generated = quick_jit(generate, **STATIC)
+generated = quick_jit(sample, **STATIC)
 published = quick_jit(publish, static_argnums=0)(CONFIG, PARAMS)
 sampled_at = quick_jit(jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t)), (None, 0)))
 
 
-def rollout(prompt=PROMPT, keys=KEYS, *, length=T, eos_ids=(), sampler=Sampler(temperature=0.7), check_every=8):  # noqa: B008
+def rollout(prompt=PROMPT, keys=KEYS, *, max_tokens=T, eos_ids=(), sampler=Sampler(temperature=0.7), check_every=8):  # noqa: B008
     return generated(
-        CONFIG, published, prompt, keys, length=length, eos_ids=eos_ids, sampler=sampler, check_every=check_every
+        CONFIG, published, prompt, keys, max_tokens=max_tokens, eos_ids=eos_ids, sampler=sampler, check_every=check_every
     )
 
 
@@ -43,10 +43,10 @@ def plain_step(text, temperature):
     return log_softmax(plain_logits(CONFIG, PARAMS, text)[-1] / temperature)
 
 
-def plain_completion(text, key, *, eos_ids, temperature, length=T):
+def plain_completion(text, key, *, eos_ids, temperature, max_tokens=T):
     """One completion, token by token: the inverse of the cumulative distribution at the token's own uniform."""
     tokens, logps = [], []
-    for uniform in np.asarray(sampled_at(key, jnp.arange(length))):
+    for uniform in np.asarray(sampled_at(key, jnp.arange(max_tokens))):
         logp = plain_step((*text, *tokens), temperature)
         cumulative = np.cumsum(np.exp(logp))
         # float32 moves a step of the distribution by less than this; no uniform of these tests lies so near to one.
@@ -164,7 +164,7 @@ class Counted:
 )
 def test_the_loop_stops_at_the_first_test_that_finds_all_ended(bonus, check_every, length):
     counted = Counted(bonus, [])
-    got = rollout(eos_ids=(7,), sampler=counted, length=length, check_every=check_every)
+    got = rollout(eos_ids=(7,), sampler=counted, max_tokens=length, check_every=check_every)
     longest = int(lengths(got).max())
     jax.effects_barrier()
     assert len(counted.calls) == check_every * math.ceil(longest / check_every)
@@ -244,9 +244,9 @@ def test_the_loop_updates_its_caches_in_place():
     """In the compiled loop, nothing but a slice written into it makes an array of a cache's shape."""
     length = 16
     lowered = (
-        jit(generate, **STATIC)
+        jit(sample, **STATIC)
         .jitted()
-        .lower(CONFIG, published, PROMPT, KEYS, length=length, eos_ids=(7,), sampler=Sampler(), check_every=4)
+        .lower(CONFIG, published, PROMPT, KEYS, max_tokens=length, eos_ids=(7,), sampler=Sampler(), check_every=4)
     )
     found = computations(lowered.compile({"xla_backend_optimization_level": 0}).as_text())
     before, C = f"{P},{CONFIG.kv_heads},{G}", CONFIG.head_width
