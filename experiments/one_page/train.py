@@ -51,7 +51,7 @@ PUBLISH, SCORE, GRADE, UPDATE = (jax.jit(verb, static_argnums=0) for verb in (pu
 
 def main(*, imitation: int = 300, steps: int = 30) -> list[float]:
     """Returns the mean reward of every step."""
-    data, _ = make_split(0, train=20_000, test=0, operations=1, digits=2)
+    data, _ = make_split(0, train=10_000, test=0, operations=1, digits=2)
     params = imitate(init(MODEL, jax.random.key(0)), data, imitation)
     return reinforce(params, data, steps)
 

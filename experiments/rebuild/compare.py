@@ -1,9 +1,8 @@
 """Whether two commits train alike, byte for byte: for a rebuilding that must not change a number.
 
-What it does: checks both commits out beside the repository, runs six short trainings with the code and the configuration
-of each, and compares metrics.jsonl without its times, samples.jsonl, and every array of the last checkpoint. What it
-leaves out: whether they are equally fast. `python experiments/rebuild/compare.py OLD NEW`; runs that are there are used
-again.
+What it does: checks both commits out, runs six short trainings with the code and the configuration of each, and
+compares metrics.jsonl without its times, samples.jsonl, and every array of the last checkpoint. What it leaves out:
+whether they are equally fast. `python experiments/rebuild/compare.py OLD NEW`; runs that are there are used again.
 """
 
 from __future__ import annotations

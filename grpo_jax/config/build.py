@@ -12,7 +12,7 @@ from grpo_jax.config.model import build_mesh, build_model
 from grpo_jax.config.objective import build_objective
 from grpo_jax.config.schema import Config
 from grpo_jax.core import Objective, sft
-from grpo_jax.core.advantage.abstract_check import check_advantage
+from grpo_jax.core.advantage.shape_check import check_advantage
 from grpo_jax.core.naming import show
 from grpo_jax.core.slots import asks
 from grpo_jax.data import Dataset, Tokenizer, encode_completions

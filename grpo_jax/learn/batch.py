@@ -40,19 +40,13 @@ def token_batch(
     old = ref_logp = ref_hidden = value = None
     if updates.updates > 1 or {"old_logp", "entropy"} & set(selects):
         policy = policy_params(learner, state)
-        old = score(
-            learner.model, policy, prompt, tokens, micro_prompts=micro_prompts, entropy="entropy" in selects
-        )
+        old = score(learner.model, policy, prompt, tokens, micro_prompts=micro_prompts, entropy="entropy" in selects)
     if objective.kl_coef and objective.full_vocabulary:
-        ref_hidden = map_prompts(
-            lambda part: hidden_states(learner.model, ref, *part), (prompt, tokens), micro_prompts
-        )
+        ref_hidden = map_prompts(lambda part: hidden_states(learner.model, ref, *part), (prompt, tokens), micro_prompts)
     elif objective.needs_reference and not objective.full_vocabulary:
         ref_logp = score(learner.model, ref, prompt, tokens, micro_prompts=micro_prompts).logp
     if objective.needs_critic:
-        value = map_prompts(
-            lambda part: values(learner, state.critic.params, *part), (prompt, tokens), micro_prompts
-        )
+        value = map_prompts(lambda part: values(learner, state.critic.params, *part), (prompt, tokens), micro_prompts)
     grades = _shaped(learner, rollout, grades)
     token_reward = _token_reward(learner, state, prompt, rollout, grades, mask, ref_logp, micro_prompts)
     advantage = grade(objective, grades, rollout.mask, token_reward=token_reward, value=value)

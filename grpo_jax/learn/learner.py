@@ -30,4 +30,4 @@ class Learner:
     optimizer: optax.GradientTransformation
     critic_optimizer: optax.GradientTransformation | None = None
     lora: Lora | None = None
-    updates: UpdateSettings = UpdateSettings()
+    updates: UpdateSettings = dataclasses.field(default_factory=UpdateSettings)

@@ -86,7 +86,7 @@ class DecoderConfig:
     unroll: int = 1
     temperature: float = 1.0
     logprob_chunk: int = 16
-    rules: Rules = Rules()
+    rules: Rules = dataclasses.field(default_factory=Rules)
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:

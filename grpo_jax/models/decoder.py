@@ -45,6 +45,10 @@ def _is_variable(leaf: Any) -> bool:
     return isinstance(leaf, nnx.Variable)
 
 
+def _is_axes(leaf: Any) -> bool:
+    return isinstance(leaf, tuple)
+
+
 def _block(build: type[Block], config: DecoderConfig, params: Params) -> Block:
     """Returns the NNX block that holds these arrays."""
     definition, abstract = _definition(build, config)

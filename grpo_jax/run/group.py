@@ -53,7 +53,7 @@ def rewarded(rewards: Rewards, groups: Sequence[Group]) -> list[Group]:
 
 
 def rewards_differ(group: Group) -> bool:
-    """Returns whether the rewards of a group's valid completions, or of their steps, differ: else it has no gradient."""
+    """Returns whether the rewards of valid completions, or of their steps, differ: else a group has no gradient."""
     scores = group.scores
     said = [(total, *map(tuple, steps or ())) for total, steps in zip(scores.total.tolist(), scores.steps, strict=True)]
     return len({each for each, valid in zip(said, scores.valid, strict=True) if valid}) > 1

@@ -19,7 +19,12 @@ FREE = ("out", "resume", "mesh", "data.url", "train.steps", "eval", "checkpoint"
 
 
 def save(
-    saved: Checkpoints, step: int, state: TrainState, meta: dict[str, Any] | None = None, *, leave_out_base: bool = False
+    saved: Checkpoints,
+    step: int,
+    state: TrainState,
+    meta: dict[str, Any] | None = None,
+    *,
+    leave_out_base: bool = False,
 ) -> None:
     """Begins to write a state, with whatever JSON can say beside it; leaving `saved` waits for what is being written.
 
@@ -99,13 +104,14 @@ def find_start(run: Run, saved: Checkpoints) -> Start:
         return Start(notes=notes)
     meta = saved.meta(step)
     _compare(run, meta, saved)
-    if step > run.settings.train.steps:
+    steps = run.settings.train.steps
+    if step > steps:
         raise CheckpointError(
-            f"train.steps: {run.settings.train.steps}; the checkpoint in {saved.directory} is of step {step}; raise it, or set "
+            f"train.steps: {steps}; the checkpoint in {saved.directory} is of step {step}; raise it, or set "
             "resume=never to start anew (the old run is moved aside)"
         )
-    notes += (f"continuing from step {step} of {run.settings.train.steps} ({saved.directory / str(step)})",)
-    after = meta["after"] if step == run.settings.train.steps else {}
+    notes += (f"continuing from step {step} of {steps} ({saved.directory / str(step)})",)
+    after = meta["after"] if step == steps else {}
     return Start(step=step, cursor=meta["cursor"], checkpoint=step, before=meta["before"], after=after, notes=notes)
 
 

@@ -12,11 +12,11 @@ from grpo_jax.config import load as load_config
 from grpo_jax.config import to_dict
 from grpo_jax.config.build import build_run
 from grpo_jax.data import HfTokenizer
+from grpo_jax.learn.state import abstract_state, init_state
 from grpo_jax.models import init
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.run.checkpoint import Checkpoints
 from grpo_jax.run.policy import restore_policy
-from grpo_jax.learn.state import abstract_state, init_state
 from tests.run.conftest import TINY
 
 CONFIG = "configs/arithmetic.yaml"
@@ -36,7 +36,13 @@ def checkpointed(overrides):
     run = build_run(load_config(CONFIG, overrides))
     state = init_state(run.learner, init(run.learner.model, jax.random.key(3)))
     state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run.learner, run.mesh)))
-    meta = {"cursor": 8, "before": {}, "after": {}, "config": to_dict(run.settings), "data": run.train_data.fingerprint()}
+    meta = {
+        "cursor": 8,
+        "before": {},
+        "after": {},
+        "config": to_dict(run.settings),
+        "data": run.train_data.fingerprint(),
+    }
     with Checkpoints(run.out / "checkpoints") as saved:
         saved.save(2, state, meta)
     (run.out / "metrics.jsonl").write_text("\n".join(METRICS) + "\n")

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 import grpo_jax.config
-from grpo_jax.config import Config, ConfigError, dump, load, to_dict
+from grpo_jax.config import ConfigError, dump, load, to_dict
 from grpo_jax.config.load import from_dict
 from grpo_jax.mesh.settings import MeshSettings
 from grpo_jax.rewards.settings import RewardSettings

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from grpo_jax.errors import ConfigError
 from grpo_jax.config.text import parse, write
+from grpo_jax.errors import ConfigError
 
 
 @pytest.mark.parametrize("text", ["1e-6", "1.e-6", "1E-6", "1.0e-6", "0.000001", "+1e-6"])

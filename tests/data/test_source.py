@@ -54,7 +54,7 @@ def test_what_a_configuration_says_goes_before_what_the_source_brings(tmp_path):
 
 
 def test_a_source_checks_its_own_section_before_anything_is_read(tmp_path):
-    with pytest.raises(ConfigError, match="data.digits: value 2; expected 1, because counting has no more"):
+    with pytest.raises(ConfigError, match=r"data\.digits: value 2; expected 1, because counting has no more"):
         config(tmp_path, "data.digits=2")
 
 
@@ -81,6 +81,8 @@ def test_the_task_of_the_library_is_such_a_value():
 
 def test_a_warm_up_without_demonstrations_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "1", "answer": "2"}\n')
-    with pytest.raises(ConfigError, match="warmup.steps: value 2; expected 0, because the data have no column 'compl"):
+    with pytest.raises(
+        ConfigError, match=r"warmup\.steps: value 2; expected 0, because the data have no column 'compl"
+    ):
         build_run(config(tmp_path, f"data.source={tmp_path}/a.jsonl", "data.test_size=", "data.train_size=",
                          "rewards=[{function: arithmetic.answer}]"))  # fmt: skip

@@ -15,14 +15,13 @@ from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl
 from grpo_jax.core.correction import OffPolicyMask, RejectSequences, SequenceBand, TokenTruncated
 from grpo_jax.core.kl import RatioWeighted, Straight, k1, k2, k3
 from grpo_jax.core.surrogate import CispoCap, ClipCov, Dppo, EntropySelected, KlCov, Vespo, binary_tv
-from grpo_jax.models import init
-from grpo_jax.testing.tiny import tiny_prompts
-from grpo_jax.learn.critic import critic_loss
 from grpo_jax.learn import score, token_batch
-from grpo_jax.types import Grades
+from grpo_jax.learn.critic import critic_loss
 from grpo_jax.learn.state import init_state
 from grpo_jax.learn.step import update
-from grpo_jax.types import Rollout
+from grpo_jax.models import init
+from grpo_jax.testing.tiny import tiny_prompts
+from grpo_jax.types import Grades, Rollout
 from tests.learn.small import MODEL, learner
 from tests.rollout.small import quick_jit
 
@@ -64,9 +63,7 @@ def drawn(params):
     keys = jax.random.split(jax.random.key(2), 3)
     tokens = jax.random.randint(keys[0], (P, G, T), 0, V)
     mask = jnp.arange(T) < jax.random.randint(keys[1], (P, G, 1), 1, T + 1)
-    logp = jnp.where(
-        mask, jax.jit(score, static_argnums=0)(MODEL, params, tiny_prompts(), tokens).logp, 0
-    )
+    logp = jnp.where(mask, jax.jit(score, static_argnums=0)(MODEL, params, tiny_prompts(), tokens).logp, 0)
     term = jax.random.uniform(keys[2], (P, G, 2))
     weight = jnp.array([1.0, 0.5])
     rollout = Rollout(tokens=tokens, mask=mask, logp=logp, ended=mask[..., -1] == 0)

@@ -10,12 +10,11 @@ import optax
 import pytest
 
 from grpo_jax.core import grpo
-from grpo_jax.models import init
-from grpo_jax.testing.tiny import tiny_config, tiny_prompts
-from grpo_jax.learn import score
-from grpo_jax.learn import OptimizerSettings
+from grpo_jax.learn import OptimizerSettings, score
 from grpo_jax.learn.optimizer import make_optimizer
 from grpo_jax.learn.state import init_state, renew_reference
+from grpo_jax.models import init
+from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from tests.learn.small import learner
 from tests.rollout.small import quick_jit, random_params
 
@@ -56,9 +55,7 @@ def test_the_first_moment_may_be_bfloat16_and_the_second_stays():
     gradient = {"w": jnp.array([0.3, -0.7])}
     updates = {}
     for dtype in ("float32", "bfloat16"):
-        optimizer = make_optimizer(
-            OptimizerSettings(learning_rate=1e-2, moment_dtype=dtype, max_grad_norm=None), 1e-2
-        )
+        optimizer = make_optimizer(OptimizerSettings(learning_rate=1e-2, moment_dtype=dtype, max_grad_norm=None), 1e-2)
         state = optimizer.init(params)
         (adam,) = (part for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
         assert adam.mu["w"].dtype == dtype

@@ -77,7 +77,7 @@ def test_without_decay_a_mask_changes_nothing_not_even_the_states_structure():
 
 
 def test_matrices_that_nobody_names_cannot_decay():
-    with pytest.raises(ValueError, match="matrices: None, but optimizer.decay is 'matrices'"):
+    with pytest.raises(ValueError, match=r"matrices: None, but optimizer\.decay is 'matrices'"):
         make_optimizer(OptimizerSettings(learning_rate=1.0, weight_decay=0.1), 1.0)
 
 

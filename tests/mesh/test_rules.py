@@ -46,8 +46,14 @@ def test_other_rules_can_be_given():
     ("changes", "message"),
     [
         ({"mlp": "fsdp"}, r"mlp: value 'fsdp'; expected another mesh axis than 'fsdp', which splits embed of the same"),
-        ({"sample": ("group", "data")}, "sample: value .*; expected another mesh axis than 'data', which splits prompt"),
-        ({"kv_heads": "group"}, "kv_heads: value 'group'; expected another mesh axis than 'group', which splits sample"),
+        (
+            {"sample": ("group", "data")},
+            "sample: value .*; expected another mesh axis than 'data', which splits",
+        ),
+        (
+            {"kv_heads": "group"},
+            "kv_heads: value 'group'; expected another mesh axis than 'group', which",
+        ),
         ({"expert": "fsdp"}, "embed: value 'fsdp'; expected another mesh axis than 'fsdp', which splits expert"),
         ({"prompt": ("data", "data")}, "prompt: value .*; expected each mesh axis once"),
         ({"embed": "tensors"}, "Input should be 'data', 'group', 'fsdp' or 'tensor'"),

@@ -51,7 +51,7 @@ MODELS = {
         shape(
             152064, 3584, 28, 28, 4, 128, 18944, tied=False, qkv_bias=True, rope_theta=1e6,
             # 0.1 ln(4) + 1
-            rope_scaling=Yarn(factor=4.0, original=32768, magnitude=1.138629436111989, fast=32.0, slow=1.0, truncate=True),
+            rope_scaling=Yarn(factor=4.0, original=32768, magnitude=1.138629436111989, fast=32.0, slow=1.0),
         ),
     ),
     "Qwen3-0.6B": (p.QWEN3, shape(151936, 1024, 28, 16, 8, 128, 3072, qk_norm=True, rope_theta=1e6)),

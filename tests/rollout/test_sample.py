@@ -33,7 +33,14 @@ sampled_at = quick_jit(jax.vmap(lambda key, t: jax.random.uniform(jax.random.fol
 
 def rollout(prompt=PROMPT, keys=KEYS, *, max_tokens=T, eos_ids=(), sampler=Sampler(temperature=0.7), check_every=8):  # noqa: B008
     return generated(
-        CONFIG, published, prompt, keys, max_tokens=max_tokens, eos_ids=eos_ids, sampler=sampler, check_every=check_every
+        CONFIG,
+        published,
+        prompt,
+        keys,
+        max_tokens=max_tokens,
+        eos_ids=eos_ids,
+        sampler=sampler,
+        check_every=check_every,
     )
 
 

@@ -1,6 +1,5 @@
 """Checkpoints of adapters: without the weights of a model directory, which are read again and recognised."""
 
-import dataclasses
 import json
 import shutil
 import types
@@ -15,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 from grpo_jax.cli.build import trained_params
 from grpo_jax.cli.main import main
 from grpo_jax.config import to_dict
+from grpo_jax.learn.state import policy_params
 from grpo_jax.mesh import Rules, fetch, make_mesh, sharding
 from grpo_jax.models import merge_adapters
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.run import CheckpointError, Checkpoints, train
 from grpo_jax.run.base import fingerprint
 from grpo_jax.run.resume import find_start, restore_run
-from grpo_jax.learn.state import policy_params
 from tests.data.bpe import write_tokenizer
 from tests.models.weights.checkpoint import CONFIG, random_tensors, write_checkpoint
 from tests.run.test_loop import must_resume, stop_at

@@ -1,7 +1,5 @@
 """What a recipe needs beyond its loss: a critic, a greedy baseline, dynamic sampling, shaped lengths, controls."""
 
-import dataclasses
-
 import chex
 import jax
 import numpy as np

@@ -1,6 +1,5 @@
 """configs/gsm8k.yaml from end to end on a tiny checkpoint: load, roll out, reward, update, resume, export."""
 
-import dataclasses
 import importlib.util
 import json
 

@@ -16,16 +16,15 @@ from jax.sharding import PartitionSpec as Spec
 from grpo_jax.cli.build import trained_params
 from grpo_jax.config import ConfigError, to_dict
 from grpo_jax.config.load import from_dict
-from grpo_jax.models.settings import Adapted
 from grpo_jax.core import exact, grpo, ppo, sft
-from grpo_jax.mesh import fetch, make_mesh, sharding
-from grpo_jax.models import Lora, init, init_lora, merge
-from grpo_jax.models.adapters import TARGETS
-from grpo_jax.rollout import Sampler
-from grpo_jax.testing.tiny import tiny_config, tiny_prompts
-from grpo_jax.run import train
 from grpo_jax.learn import score, token_batch
-from grpo_jax.types import Grades
+from grpo_jax.learn.state import init_state, policy_params, reference_params
+from grpo_jax.learn.step import minibatch_order, update
+from grpo_jax.mesh import fetch, make_mesh, sharding
+from grpo_jax.models import Lora, init, init_lora
+from grpo_jax.models.adapters import TARGETS
+from grpo_jax.models.settings import Adapted
+from grpo_jax.run import train
 from grpo_jax.run.compiled import (
     compiled_batch,
     compiled_keys,
@@ -34,12 +33,11 @@ from grpo_jax.run.compiled import (
     compiled_state,
     compiled_update,
 )
-from grpo_jax.learn.state import init_state, policy_params, reference_params
-from grpo_jax.learn.step import minibatch_order, update
-from grpo_jax.types import Rollout, TokenBatch
-from tests.mesh import test_step_on_mesh as on_mesh
+from grpo_jax.testing.tiny import tiny_prompts
+from grpo_jax.types import Grades, Rollout, TokenBatch
 from tests.learn import small
-from tests.rollout.small import quick_jit, random_params
+from tests.mesh import test_step_on_mesh as on_mesh
+from tests.rollout.small import merge, quick_jit, random_params
 from tests.run.test_loop import must_resume, rows, stop_at
 
 P, G, T = 4, 3, 7
@@ -180,9 +178,9 @@ def whole_step(one, mesh):
     new = fetch(init_lora(one.model, one.lora, KEY))
     rng = np.random.default_rng(0)
     used = {t: {"a": f["a"], "b": rng.normal(size=f["b"].shape).astype(np.float32) * 0.3} for t, f in new.items()}
-    
+
     def place(x, *axes):
-        return x if mesh is None else jax.device_put(x, sharding(mesh, MODEL.rules, *axes))
+        return x if mesh is None else jax.device_put(x, sharding(mesh, one.model.rules, *axes))
 
     state = on_mesh.run(compiled_state, one, on_mesh.PARAMS)
     layout = state.params if mesh is not None else None
@@ -248,7 +246,10 @@ def test_a_run_warms_up_all_weights_and_then_trains_adapters_and_resumes_bit_by_
     assert min(np.abs(x).max() for x in jax.tree.leaves(state.params)) > 1e-5
     # The weights are those that the warm-up left: not the first ones, and the same before and after.
     chex.assert_trees_all_equal(first.state.base, state.base)
-    assert np.abs(init(built.learner.model, jax.random.key(built.settings.seed))["embed"] - state.base["embed"]).max() > 1e-4
+    assert (
+        np.abs(init(built.learner.model, jax.random.key(built.settings.seed))["embed"] - state.base["embed"]).max()
+        > 1e-4
+    )
     assert all(row["sampler_gap"] < 1e-5 for row in rows(run))
     with jax.set_mesh(run.mesh):
         params, step = trained_params(run)

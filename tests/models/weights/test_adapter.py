@@ -66,7 +66,8 @@ def test_base_plus_scaled_product_of_the_files_is_the_merged_checkpoint(tmp_path
     if devices == 8:
         mesh, axes = make_mesh(fsdp=4, tensor=2), lora_axes(CONFIG, LORA)
         adapters = {
-            t: {n: jax.device_put(x, sharding(mesh, CONFIG.rules, *axes[t][n])) for n, x in f.items()} for t, f in adapters.items()
+            t: {n: jax.device_put(x, sharding(mesh, CONFIG.rules, *axes[t][n])) for n, x in f.items()}
+            for t, f in adapters.items()
         }
     save_adapter(adapters, CONFIG, LORA, FAMILY, tmp_path / "a")
     tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
