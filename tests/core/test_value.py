@@ -229,3 +229,16 @@ def test_micro_batches_of_a_critic_add_up():
 def test_bad_inputs_of_a_critic_are_refused(change, error, message):
     with pytest.raises(error, match=message):
         value_loss(**{"objective": ppo(), "mask": MASK, **critic_batch(), **change})
+
+
+def test_what_a_critics_loss_reads_is_0_outside_the_mask():
+    seen = []
+
+    def absolute_error(value, old_value, returns):
+        seen.extend([value, old_value, returns])
+        return jnp.abs(value - returns), jnp.zeros(value.shape, bool)
+
+    value_loss(dataclasses.replace(ppo(), value=absolute_error), mask=MASK, **critic_batch())
+    assert len(seen) == 3
+    for x, raw in zip(seen, critic_batch().values(), strict=True):
+        np.testing.assert_array_equal(x, np.where(MASK, raw, 0.0))
