@@ -27,14 +27,6 @@ def sequence_mean(x: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Weighte
 
     Gradient: of the total, 1/|o_b| on each scored token of row b, 0 on padding; the weight has none.
 
-    Args:
-      x: a term of each token; padding may hold anything.
-      mask: True on scored tokens.
-
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
-
     Reference: DeepSeekMath, arXiv:2402.03300, equation 3.
 
     >>> x = jnp.array([[1.0, 3.0], [4.0, jnp.nan]])
@@ -55,14 +47,6 @@ def token_mean(x: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> WeightedSu
 
     Gradient: of the total, 1 on each scored token, 0 on padding; the weight has none.
 
-    Args:
-      x: a term of each token; padding may hold anything.
-      mask: True on scored tokens.
-
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
-
     Reference: DAPO, arXiv:2503.14476, equation 8.
 
     >>> x = jnp.array([[1.0, 3.0], [5.0, jnp.nan]])
@@ -81,14 +65,6 @@ def sequence_sum(x: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Weighted
     The policy gradient as it is derived, without any normalisation by length. An empty row does not count.
 
     Gradient: of the total, 1 on each scored token, 0 on padding; the weight has none.
-
-    Args:
-      x: a term of each token; padding may hold anything.
-      mask: True on scored tokens.
-
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
 
     Reference: the mode that verl calls seq-mean-token-sum.
 
@@ -131,12 +107,7 @@ class ConstantLength:
             raise ValueError(f"length must be a finite number > 0, got {self.length}")
 
     def __call__(self, x: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> WeightedSum:
-        """Returns the sum, and the constant length of all rows with a scored token.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the sum, and the constant length of all rows with a scored token."""
         added = sequence_sum(x, mask)
         return WeightedSum(added.total, added.weight * self.length)
 
@@ -172,12 +143,7 @@ class EveryRow(PrintsByValue):
             raise ValueError("aggregate=token_mean counts tokens, not rows: an empty row has no share of its weight")
 
     def __call__(self, x: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> WeightedSum:
-        """Returns the total of `aggregate` and its weight with every row.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the total of `aggregate` and its weight with every row."""
         require_mask("mask", mask, "x", x)
         first = jnp.arange(x.shape[-1]) == 0
         empty = ~jnp.any(mask, axis=-1, keepdims=True)

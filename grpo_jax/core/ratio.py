@@ -20,14 +20,6 @@ def per_token(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Flo
 
     Gradient: the identity on scored tokens, 0 elsewhere.
 
-    Args:
-      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
-      mask: True on scored tokens.
-
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
-
     Reference: DeepSeekMath, arXiv:2402.03300, equation 3.
 
     >>> per_token(jnp.array([0.5, jnp.nan]), jnp.array([True, False]))
@@ -46,14 +38,6 @@ def per_sequence(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> 
     completion then gives its one term. The sum grows with the length, unlike the mean of GSPO.
 
     Gradient: each s_t reaches every scored token of its row with weight 1.
-
-    Args:
-      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
-      mask: True on scored tokens; a row without any gives 0.
-
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
 
     Reference: DeepSeek-R1, arXiv:2501.12948, equation 1, whose ratio is pi(o|q) / pi_old(o|q).
 
@@ -74,14 +58,6 @@ def sequence_average(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*b T"])
 
     Gradient: each s_t reaches every scored token of its row with weight 1/|o|.
 
-    Args:
-      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
-      mask: True on scored tokens; a row without any gives 0.
-
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
-
     Reference: Group Sequence Policy Optimization, arXiv:2507.18071, equation 7.
 
     >>> sequence_average(jnp.array([0.5, 0.25, jnp.nan]), jnp.array([True, True, False])).tolist()
@@ -100,14 +76,6 @@ def sequence_average_token(log_ratio: Float[Array, "*b T"], mask: Bool[Array, "*
     gradient are those of `sequence_average`; this one allows an advantage of each token.
 
     Gradient: the identity on scored tokens, 0 elsewhere, as in `per_token`. The two stop-gradients are the paper's.
-
-    Args:
-      log_ratio: log(pi / pi_old) of each token; padding may hold anything.
-      mask: True on scored tokens; a row without any gives 0.
-
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
 
     Reference: Group Sequence Policy Optimization, arXiv:2507.18071, section 4.3, the ratio of GSPO-token.
 

@@ -98,7 +98,11 @@ class Ratio(Protocol):
       mask: True on scored tokens.
 
     Returns:
-      The log of the importance ratio at each token, 0 outside the mask.
+      The log of the importance ratio at each token, 0 outside the mask; a row without a scored token is 0.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
     """
 
     def __call__(self, log_ratio: Tokens, mask: Mask, /, *args: Any, **asked: Any) -> Tokens: ...
@@ -123,6 +127,10 @@ class Surrogate(Protocol):
 
     Returns:
       The loss of each token, and True where a bound replaced its ratio.
+
+    Raises:
+      TypeError: a mask is not boolean.
+      ValueError: the shapes differ.
     """
 
     def __call__(
@@ -163,12 +171,17 @@ class Correction(Protocol):
     Inputs and results are constants: the objective detaches them.
 
     Args:
-      log_gap: log(pi_old / mu) of each token, pi_old scored by the trainer, mu what the sampler drew from.
+      log_gap: log(pi_old / mu) of each token, pi_old scored by the trainer, mu what the sampler drew from; padding
+        may hold anything.
       mask: True on scored tokens.
 
     Returns:
-      The weight of each token, which multiplies its surrogate, and a part of the mask: what it leaves out is in no
-      sum and in no denominator.
+      The weight of each token, which multiplies its surrogate, 0 outside the mask; and a part of the mask: what it
+      leaves out is in no sum and in no denominator.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
     """
 
     def __call__(self, log_gap: Tokens, mask: Mask, /, *args: Any, **asked: Any) -> tuple[Tokens, Mask]: ...
@@ -194,6 +207,9 @@ class Kl(Protocol):
     Args:
       logp: log-probabilities under the policy.
       ref_logp: the same under the reference; None for one that asks for `divergence`.
+
+    Raises:
+      ValueError: the shapes differ.
     """
 
     def __call__(self, logp: Tokens, ref_logp: Any, /, *args: Any, **asked: Any) -> Tokens: ...
@@ -206,6 +222,10 @@ class Aggregate(Protocol):
     Args:
       x: a term of each token; padding may hold anything.
       mask: True on scored tokens. All axes but the last are rows; one without a scored token is empty.
+
+    Raises:
+      TypeError: `mask` is not boolean.
+      ValueError: the shapes differ.
     """
 
     def __call__(self, x: Tokens, mask: Mask, /, *args: Any, **asked: Any) -> WeightedSum: ...

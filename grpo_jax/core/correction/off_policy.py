@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxtyping import Array, Bool, Float
-
 from grpo_jax.core.checks import require_at_least, require_mask, require_same_shape
 from grpo_jax.core.masking import as_float, masked_mean, sanitise
-
-Tokens = Float[Array, "*b T"]
-Mask = Bool[Array, "*b T"]
+from grpo_jax.core.slots import Mask, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +53,6 @@ class OffPolicyMask:
           logp: log-probabilities under the policy that learns.
           sampler_logp: log-probabilities under what the sampler drew from.
           advantage: advantage of each token.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
         """
         require_mask("mask", mask, "log_gap", log_gap)
         for name, x in (("logp", logp), ("sampler_logp", sampler_logp), ("advantage", advantage)):

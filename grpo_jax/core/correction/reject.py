@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
 from grpo_jax.core.checks import require_at_least, require_mask
 from grpo_jax.core.kl import k3
 from grpo_jax.core.kl.combine import Estimator, require_estimator
 from grpo_jax.core.masking import as_float, masked_mean, sanitise
 from grpo_jax.core.naming import PrintsByValue
-
-Tokens = Float[Array, "*b T"]
-Mask = Bool[Array, "*b T"]
+from grpo_jax.core.slots import Mask, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -54,16 +51,7 @@ class RejectTokens(PrintsByValue):
         require_estimator("estimator", self.estimator)
 
     def __call__(self, log_gap: Tokens, mask: Mask) -> tuple[Tokens, Mask]:
-        """Returns weight 1 on scored tokens, and True on those that are kept.
-
-        Args:
-          log_gap: log(pi_old / mu) of each token; padding may hold anything.
-          mask: True on scored tokens.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns weight 1 on scored tokens, and True on those that are kept."""
         return as_float(mask), mask & (jnp.abs(_estimate(self.estimator, log_gap, mask)) <= self.limit)
 
 
@@ -99,10 +87,7 @@ class RejectSequences(PrintsByValue):
         require_estimator("estimator", self.estimator)
 
     def __call__(self, log_gap: Tokens, mask: Mask) -> tuple[Tokens, Mask]:
-        """Returns weight 1 on scored tokens, and True on those of the completions that are kept.
-
-        Arguments and errors are those of `RejectTokens`.
-        """
+        """Returns weight 1 on scored tokens, and True on those of the completions that are kept."""
         row = masked_mean(_estimate(self.estimator, log_gap, mask), mask)
         return as_float(mask), mask & (jnp.abs(row) <= self.limit)[..., None]
 

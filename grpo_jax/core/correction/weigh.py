@@ -6,13 +6,10 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
 from grpo_jax.core.checks import require_at_least, require_mask
 from grpo_jax.core.masking import sanitise
-
-Tokens = Float[Array, "*b T"]
-Mask = Bool[Array, "*b T"]
+from grpo_jax.core.slots import Mask, Tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,16 +41,7 @@ class TokenTruncated:
         _require_cap(self.cap)
 
     def __call__(self, log_gap: Tokens, mask: Mask) -> tuple[Tokens, Mask]:
-        """Returns the weight of each token, 0 outside the mask, and the mask.
-
-        Args:
-          log_gap: log(pi_old / mu) of each token; padding may hold anything.
-          mask: True on scored tokens.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the weight of each token, 0 outside the mask, and the mask."""
         return _truncated(_token_gap(log_gap, mask), mask, self.cap), mask
 
 
@@ -85,10 +73,7 @@ class SequenceTruncated:
         _require_cap(self.cap)
 
     def __call__(self, log_gap: Tokens, mask: Mask) -> tuple[Tokens, Mask]:
-        """Returns the weight of the completion at each scored token, 0 outside the mask, and the mask.
-
-        Arguments and errors are those of `TokenTruncated`.
-        """
+        """Returns the weight of the completion at each scored token, 0 outside the mask, and the mask."""
         return _truncated(_sequence_gap(log_gap, mask), mask, self.cap), mask
 
 
@@ -123,10 +108,7 @@ class TokenBand:
         _require_band(self.low, self.high)
 
     def __call__(self, log_gap: Tokens, mask: Mask) -> tuple[Tokens, Mask]:
-        """Returns the weight of each token, 0 outside the band and the mask, and the mask.
-
-        Arguments and errors are those of `TokenTruncated`.
-        """
+        """Returns the weight of each token, 0 outside the band and the mask, and the mask."""
         return _banded(_token_gap(log_gap, mask), mask, self.low, self.high), mask
 
 
@@ -161,10 +143,7 @@ class SequenceBand:
         _require_band(self.low, self.high)
 
     def __call__(self, log_gap: Tokens, mask: Mask) -> tuple[Tokens, Mask]:
-        """Returns the weight of the completion at each scored token, 0 outside the band and the mask, and the mask.
-
-        Arguments and errors are those of `TokenTruncated`.
-        """
+        """Returns the weight of the completion at each scored token, 0 outside the band and the mask, and the mask."""
         return _banded(_sequence_gap(log_gap, mask), mask, self.low, self.high), mask
 
 

@@ -8,14 +8,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from grpo_jax.core.checks import require_same_shape
 from grpo_jax.core.kl.estimators import k2, k3
 from grpo_jax.core.naming import PrintsByValue, show
-from grpo_jax.core.slots import asks
+from grpo_jax.core.slots import Tokens, asks
 
-Tokens = Float[Array, "*b T"]
 Estimator = Callable[[Tokens, Tokens], Tokens]
 """Maps log pi and log pi_ref of the drawn tokens to an estimate; it asks for nothing else."""
 
@@ -54,11 +52,7 @@ class StraightThrough(PrintsByValue):
         require_estimator("gradient", self.gradient)
 
     def __call__(self, logp: Tokens, ref_logp: Tokens) -> Tokens:
-        """Returns the estimate at each token.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the estimate at each token."""
         slope = self.gradient(logp, ref_logp)
         # The difference is 0, taken first: the value keeps every digit.
         return jax.lax.stop_gradient(self.value(logp, ref_logp)) + (slope - jax.lax.stop_gradient(slope))
@@ -102,9 +96,6 @@ class RatioWeighted(PrintsByValue):
           logp: log pi.
           ref_logp: log pi_ref.
           log_ratio: log pi - log pi_old, with its gradient.
-
-        Raises:
-          ValueError: the shapes differ.
         """
         require_same_shape("log_ratio", log_ratio, "logp", logp)
         return jnp.exp(log_ratio) * self.kl(logp, ref_logp)
@@ -143,11 +134,7 @@ class ImportanceWeighted(PrintsByValue):
         require_estimator("kl", self.kl)
 
     def __call__(self, logp: Tokens, ref_logp: Tokens, *, importance_log_ratio: Tokens) -> Tokens:
-        """Returns the estimate at each token.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the estimate at each token."""
         require_same_shape("importance_log_ratio", importance_log_ratio, "logp", logp)
         return jnp.exp(importance_log_ratio) * self.kl(logp, ref_logp)
 
@@ -186,11 +173,7 @@ class Clamped(PrintsByValue):
                 raise ValueError(f"{name} must be a finite number > 0, got {bound}")
 
     def __call__(self, logp: Tokens, ref_logp: Tokens) -> Tokens:
-        """Returns the estimate at each token.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the estimate at each token."""
         require_same_shape("ref_logp", ref_logp, "logp", logp)
         difference = _clamp(logp - ref_logp, self.log_ratio)
         return _clamp(self.kl(difference, jnp.zeros_like(difference)), self.value)

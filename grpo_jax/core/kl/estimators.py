@@ -15,9 +15,6 @@ def k1(logp: Float[Array, "*b T"], ref_logp: Float[Array, "*b T"]) -> Float[Arra
 
     Gradient: 1 on `logp`. In a loss its expectation over samples from pi is zero: it belongs into the reward.
 
-    Raises:
-      ValueError: the shapes differ.
-
     Reference: Schulman 2020, http://joschu.net/blog/kl-approx.html.
 
     >>> k1(jnp.array([-1.0]), jnp.array([-1.5]))
@@ -33,9 +30,6 @@ def k2(logp: Float[Array, "*b T"], ref_logp: Float[Array, "*b T"]) -> Float[Arra
         k2 = (log pi - log pi_ref)^2 / 2
 
     Gradient: log pi - log pi_ref on `logp`.
-
-    Raises:
-      ValueError: the shapes differ.
 
     Reference: Schulman 2020, http://joschu.net/blog/kl-approx.html.
 
@@ -53,9 +47,6 @@ def k3(logp: Float[Array, "*b T"], ref_logp: Float[Array, "*b T"]) -> Float[Arra
 
     Gradient: 1 - r on `logp`. Its expectation over samples from pi is that of the forward KL(ref || pi).
 
-    Raises:
-      ValueError: the shapes differ.
-
     Reference: DeepSeekMath, arXiv:2402.03300, equation 4.
 
     >>> k3(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.5, 1.0]))).round(4)
@@ -72,9 +63,6 @@ def absolute(logp: Float[Array, "*b T"], ref_logp: Float[Array, "*b T"]) -> Floa
         absolute = |log pi - log pi_ref|
 
     Gradient: the sign of log pi - log pi_ref on `logp`, and 0 at equality.
-
-    Raises:
-      ValueError: the shapes differ.
 
     Reference: the estimator that verl calls abs.
 

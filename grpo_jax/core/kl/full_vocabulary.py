@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from grpo_jax.core.checks import require_same_shape
 from grpo_jax.core.naming import PrintsByValue
+from grpo_jax.core.slots import Tokens
 
-Tokens = Float[Array, "*b T"]
 Divergence = Callable[[Float[Array, "*b V"], Float[Array, "*b V"]], Float[Array, "*b"]]
 """Maps the log-probabilities of the whole vocabulary under pi and under the reference to a divergence."""
 
@@ -34,11 +34,7 @@ class FullVocabulary(PrintsByValue):
     divergence: Divergence
 
     def __call__(self, logp: Tokens, ref_logp: None, *, divergence: Tokens) -> Tokens:
-        """Returns the divergence at each token; the drawn tokens do not matter.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the divergence at each token; the drawn tokens do not matter."""
         require_same_shape("divergence", divergence, "logp", logp)
         return divergence
 
@@ -52,9 +48,6 @@ def kl_divergence(logp_V: Float[Array, "*b V"], ref_logp_V: Float[Array, "*b V"]
     whatever the reference says there. Where only the reference is 0, the divergence is infinite.
 
     Gradient: that of the formula on both arguments.
-
-    Raises:
-      ValueError: the shapes differ.
 
     >>> kl = kl_divergence(jnp.log(jnp.array([0.5, 0.5, 0.0])), jnp.log(jnp.array([0.25, 0.75, 0.0])))
     >>> f"{kl:.4f}"

@@ -60,11 +60,7 @@ class PpoClip:
     def __call__(
         self, log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token, and True where a bound replaced its ratio.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token, and True where a bound replaced its ratio."""
         check_tokens(log_ratio, logp, advantage)
         good, bad = advantage > 0, advantage < 0
         # ratio = min(r, 1 + high) where A > 0, and min(max(r, 1 - low), dual) where A < 0.

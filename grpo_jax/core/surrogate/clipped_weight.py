@@ -49,11 +49,7 @@ class CispoClip:
     def __call__(
         self, log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token, and True where a bound replaced its weight.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token, and True where a bound replaced its weight."""
         floor = math.log1p(-self.low) if self.low < 1.0 else -math.inf
         return _weighted(log_ratio, logp, advantage, floor, math.log1p(self.high))
 
@@ -92,11 +88,7 @@ class CispoCap:
     def __call__(
         self, log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token, and True where the bound replaced its weight.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token, and True where the bound replaced its weight."""
         return _weighted(log_ratio, logp, advantage, -math.inf, math.log(self.cap))
 
 

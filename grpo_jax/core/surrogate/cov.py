@@ -31,10 +31,6 @@ def covariance(
       advantage: advantage of each token.
       mask: True on scored tokens; without any, all are 0.
 
-    Raises:
-      TypeError: `mask` is not boolean.
-      ValueError: the shapes differ.
-
     Reference: The Entropy Mechanism of RL for reasoning language models, arXiv:2505.22617.
 
     >>> ones = jnp.ones((1, 2), bool)
@@ -112,12 +108,7 @@ class ClipCov:
         *,
         selected: Bool[Array, "*b T"],
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token, and True where a bound or the choice cut it.
-
-        Raises:
-          TypeError: `selected` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token, and True where a bound or the choice cut it."""
         check_tokens(log_ratio, logp, advantage)
         require_mask("selected", selected, "log_ratio", log_ratio)
         # An advantage of 0 is no loss, no gradient, and nothing to overflow.
@@ -176,12 +167,7 @@ class KlCov:
         old_logp: Float[Array, "*b T"],
         selected: Bool[Array, "*b T"],
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token; nothing is clipped.
-
-        Raises:
-          TypeError: `selected` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token; nothing is clipped."""
         check_tokens(log_ratio, logp, advantage)
         require_same_shape("old_logp", old_logp, "log_ratio", log_ratio)
         require_mask("selected", selected, "log_ratio", log_ratio)

@@ -95,11 +95,7 @@ class Dppo(PrintsByValue):
         *,
         old_logp: Float[Array, "*b T"],
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token, and True where the mask took it.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token, and True where the mask took it."""
         check_tokens(log_ratio, logp, advantage)
         require_same_shape("old_logp", old_logp, "log_ratio", log_ratio)
         away = ((advantage > 0) & (log_ratio > 0)) | ((advantage < 0) & (log_ratio < 0))

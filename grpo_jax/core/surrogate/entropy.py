@@ -59,12 +59,7 @@ class EntropySelected(PrintsByValue):
             )
 
     def select(self, *, mask: Bool[Array, "*b T"], entropy: Float[Array, "*b T"]) -> Bool[Array, "*b T"]:
-        """Returns True on the tokens that carry the surrogate.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns True on the tokens that carry the surrogate."""
         require_mask("mask", mask, "entropy", entropy)
         return largest(sanitise(entropy, mask), mask, 1 + portion(self.share, jnp.sum(mask) - 1))
 
@@ -76,12 +71,7 @@ class EntropySelected(PrintsByValue):
         *,
         selected: Bool[Array, "*b T"],
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token, and True where the surrogate cut a selected one.
-
-        Raises:
-          TypeError: `selected` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token, and True where the surrogate cut a selected one."""
         check_tokens(log_ratio, logp, advantage)
         require_mask("selected", selected, "log_ratio", log_ratio)
         loss, clipped = self.surrogate(*(sanitise(x, selected) for x in (log_ratio, logp, advantage)))

@@ -61,12 +61,7 @@ class GeometricMean:
         *,
         mask: Bool[Array, "*b T"],
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token, and True where a bound replaced its ratio.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token, and True where a bound replaced its ratio."""
         check_tokens(log_ratio, logp, advantage)
         require_mask("mask", mask, "log_ratio", log_ratio)
         better, worse = mask & (advantage > 0), mask & (advantage < 0)

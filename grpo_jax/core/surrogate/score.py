@@ -19,9 +19,6 @@ def reinforce(
 
     Gradient: -A on `logp`; `log_ratio` is not used. `advantage` is to be detached by the caller.
 
-    Raises:
-      ValueError: the shapes differ.
-
     References: Williams 1992, doi:10.1007/BF00992696; as used for language models, arXiv:2402.14740; the loss of GPG,
     arXiv:2504.02546.
 

@@ -55,11 +55,7 @@ class Sapo:
     def __call__(
         self, log_ratio: Float[Array, "*b T"], logp: Float[Array, "*b T"], advantage: Float[Array, "*b T"]
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token; nothing is clipped.
-
-        Raises:
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token; nothing is clipped."""
         check_tokens(log_ratio, logp, advantage)
         better = advantage > 0
         tau = jnp.where(better, self.positive, self.negative)
@@ -123,12 +119,7 @@ class Vespo:
         *,
         mask: Bool[Array, "*b T"],
     ) -> tuple[Float[Array, "*b T"], Bool[Array, "*b T"]]:
-        """Returns the loss of each token; nothing is clipped.
-
-        Raises:
-          TypeError: `mask` is not boolean.
-          ValueError: the shapes differ.
-        """
+        """Returns the loss of each token; nothing is clipped."""
         check_tokens(log_ratio, logp, advantage)
         require_mask("mask", mask, "log_ratio", log_ratio)
         total = jnp.sum(sanitise(log_ratio, mask), axis=-1, keepdims=True)
