@@ -9,7 +9,7 @@ Written as a preset's name, or as a mapping of `preset` and the fields to replac
       kl_coef: 0.0                                # a number
       aggregate: token_mean                       # a name in the slot's module, here core.aggregate
       surrogate: {PpoClip: {low: 0.2, high: 0.28}}  # a class of that module, with its hyperparameters
-      kl: {Straight: {value: k3, gradient: k2}}   # a hyperparameter may be a component itself
+      kl: {StraightThrough: {value: k3, gradient: k2}}   # a hyperparameter may be a component itself
       ratio: "my_package.my_module:my_ratio"      # anything that Python can import; a preset too
       reward_kl_coef: {AdaptiveKl: {initial: 0.1, target: 0.02}}  # a coefficient that follows a measurement
 

@@ -195,7 +195,7 @@ def test_a_missing_section_names_its_fields(path, change):
 def test_all_problems_come_at_once_each_on_its_line(change):
     with pytest.raises(ConfigError) as error:
         change("seed=x", "objective=3", "train.promts=1")
-    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == ["seed", "objective", "train.promts"]
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == ["seed", "train.promts", "objective"]
     assert isinstance(error.value, ValueError)
 
 

@@ -12,7 +12,7 @@ from grpo_jax.core.advantage import GroupNormalised, ProcessNormalised
 from grpo_jax.core.aggregate import EveryRow, sequence_mean, token_mean
 from grpo_jax.core.control import AdaptiveKl
 from grpo_jax.core.correction import Chained, RejectTokens, SequenceBand, TokenTruncated
-from grpo_jax.core.kl import Straight, exact, k1, k2, k3
+from grpo_jax.core.kl import StraightThrough, exact, k1, k2, k3
 from grpo_jax.core.ratio import per_token
 from grpo_jax.core.surrogate import PpoClip, reinforce, two_sided_clip
 
@@ -59,7 +59,10 @@ def test_a_name_is_its_preset(name):
         ),
         ({"surrogate": {f"{HERE}:MySurrogate": {"scale": 2}}}, {"surrogate": MySurrogate(scale=2)}),
         ({"advantage": {"GroupNormalised": {"ddof": 0}}}, {"advantage": GroupNormalised(ddof=0)}),
-        ({"kl": {"Straight": {"value": "k3", "gradient": "k2"}}}, {"kl": Straight(value=k3, gradient=k2)}),
+        (
+            {"kl": {"StraightThrough": {"value": "k3", "gradient": "k2"}}},
+            {"kl": StraightThrough(value=k3, gradient=k2)},
+        ),
         ({"aggregate": {"EveryRow": {"aggregate": "sequence_mean"}}}, {"aggregate": EveryRow(aggregate=sequence_mean)}),
         (
             {"correction": {"Chained": {"corrections": ["TokenTruncated", {"SequenceBand": {"high": 2.0}}]}}},

@@ -4,32 +4,13 @@ import pytest
 
 from grpo_jax.config import ConfigError, load
 from grpo_jax.config.build import build_run
-from grpo_jax.data import Dataset, Source
+from grpo_jax.data import Source
 from grpo_jax.data.source import find_source
+from tests.data.counting import COUNTING, exact
 from tests.run.conftest import TINY
 
 
-def read(settings, seed):
-    rows = [{"prompt": f"{i}+{seed}=", "answer": str(i + seed)} for i in range(settings.train_size)]
-    return Dataset(tuple(rows)), Dataset(tuple(rows[: settings.test_size]))
-
-
-def check(settings):
-    if settings.digits != 1:
-        yield f"data.digits: value {settings.digits}; expected 1, because counting has no more; drop it"
-
-
-def demonstrate(data, rows, *, seed, wrong):
-    return [data.rows[i]["answer"] for i in rows]
-
-
-def exact(prompts, completions, answer, **_):
-    return [float(text == a) for text, a in zip(completions, answer, strict=True)]
-
-
-COUNTING = Source(read=read, check=check, demonstrate=demonstrate, rewards={"exact": exact}, alphabet="0123456789+=")
-NOT_ONE = object()
-HERE = "tests.data.test_source"
+HERE = "tests.data.counting"
 
 
 def config(tmp_path, *changes):

@@ -13,7 +13,7 @@ from grpo_jax.core import Objective, presets
 from grpo_jax.core.advantage import GroupBaselineWhitened, PassAtK, TermNormalised
 from grpo_jax.core.control import AdaptiveEntropy, AdaptiveKl
 from grpo_jax.core.correction import OffPolicyMask, RejectSequences, SequenceBand, TokenTruncated
-from grpo_jax.core.kl import RatioWeighted, Straight, k1, k2, k3
+from grpo_jax.core.kl import RatioWeighted, StraightThrough, k1, k2, k3
 from grpo_jax.core.surrogate import CispoCap, ClipCov, Dppo, EntropySelected, KlCov, Vespo, binary_tv
 from grpo_jax.learn import score, token_batch
 from grpo_jax.learn.critic import critic_loss
@@ -44,7 +44,7 @@ OBJECTIVES = {
     "banded": Objective(correction=SequenceBand(low=0.0, high=3.0)),
     "rejected": Objective(correction=RejectSequences(limit=0.5)),
     "off_policy": Objective(correction=OffPolicyMask(limit=0.5)),
-    "straight": Objective(kl=Straight(value=k3, gradient=k2), kl_coef=0.1),
+    "straight": Objective(kl=StraightThrough(value=k3, gradient=k2), kl_coef=0.1),
     "weighted": Objective(kl=RatioWeighted(kl=k3), kl_coef=0.1),
     "whitened": Objective(advantage=GroupBaselineWhitened(), kl=k1, reward_kl_coef=0.1),
     "terms": Objective(advantage=TermNormalised()),

@@ -103,7 +103,7 @@ def test_a_transformation_of_ones_own_takes_the_place_of_adamw_behind_the_bound(
     [
         (f"{__name__}:halvng", "has no 'halvng'; did you mean 'halving'"),
         ("no_such_module:f", "No module named 'no_such_module'"),
-        ("adafactor", "write 'package.module:function'"),
+        ("adafactor", "write 'package.module:name'"),
         (f"{__name__}:no_transformation", "returns a .*; expected an optax.GradientTransformation"),
     ],
 )
