@@ -71,9 +71,7 @@ def init(config: DecoderConfig, key: jax.Array) -> Params:
 def logical_axes(config: DecoderConfig) -> Params:
     """Returns the tree of logical axis names, one tuple per parameter of `init`."""
     axes = _metadata(config, "axes")
-    stacked = jax.tree.map(
-        lambda names: ("layers", *names), axes["layers"], is_leaf=lambda leaf: isinstance(leaf, tuple)
-    )
+    stacked = jax.tree.map(lambda names: ("layers", *names), axes["layers"], is_leaf=_is_axes)
     return {**axes, "layers": stacked}
 
 

@@ -19,18 +19,18 @@ from grpo_jax.models.weight import weight
 
 
 def route(
-    x: Float[Array, "N D"], router: Float[Array, "D E"], *, chosen: int, normalised: bool
+    x: Float[Array, "N D"], router: Float[Array, "D E"], *, top_k: int, normalised: bool
 ) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
     """Returns each token's experts and their weights: the largest of softmax(x router), in float32.
 
     Gradient: through the weights of the experts that were chosen; which ones they are is a constant.
 
     Args:
-      chosen: k.
+      top_k: k.
       normalised: the weights of a token are divided by their sum.
     """
     probability = jax.nn.softmax(jnp.matmul(x, router, preferred_element_type=jnp.float32))
-    weights, experts = jax.lax.top_k(probability, chosen)
+    weights, experts = jax.lax.top_k(probability, top_k)
     if normalised:
         weights = weights / weights.sum(-1, keepdims=True)
     return weights, experts
@@ -59,7 +59,7 @@ class Experts(nnx.Module):
         """Returns the weighted sum of what each token's experts make of it."""
         c, tokens = self.config, x.reshape(-1, x.shape[-1])
         weights, experts = route(
-            tokens, self.router[...].astype(x.dtype), chosen=c.experts_per_token, normalised=c.normalised_routing
+            tokens, self.router[...].astype(x.dtype), top_k=c.experts_per_token, normalised=c.normalised_routing
         )
         order = jnp.argsort(experts.reshape(-1))
         sizes = jnp.bincount(experts.reshape(-1), length=c.experts)

@@ -25,20 +25,20 @@ class Llama3:
 
     Attributes:
       factor: what slow frequencies are divided by.
-      low: a wave that turns fewer times than this within `original` positions is long.
-      high: a wave that turns more often than this is short.
+      low_freq_factor: a wave that turns fewer times than this within `original` positions is long.
+      high_freq_factor: a wave that turns more often than this is short.
       original: positions that the model was first trained on.
     """
 
     factor: float
-    low: float
-    high: float
+    low_freq_factor: float
+    high_freq_factor: float
     original: int
 
     def __call__(self, frequency: np.ndarray, theta: float) -> np.ndarray:
         """Returns the scaled frequencies."""
         turns = self.original * frequency / (2 * math.pi)
-        kept = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+        kept = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
         return frequency * (kept + (1 - kept) / self.factor)
 
 
@@ -49,24 +49,25 @@ class Yarn:
     Attributes:
       factor: what slow frequencies are divided by.
       original: positions that the model was first trained on.
-      magnitude: what cosines and sines are multiplied by; the paper's is `0.1 ln(factor) + 1`.
-      fast: a feature that turns this often within `original` positions, or more often, stays.
-      slow: one that turns this often or less is divided.
+      attention_factor: what cosines and sines are multiplied by; the paper's is `0.1 ln(factor) + 1`.
+      beta_fast: a feature that turns this often within `original` positions, or more often, stays.
+      beta_slow: one that turns this often or less is divided.
       truncate: the ramp between the two begins and ends at whole features.
     """
 
     factor: float
     original: int
-    magnitude: float
-    fast: float = 32.0
-    slow: float = 1.0
+    attention_factor: float
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
     truncate: bool = True
 
     def __call__(self, frequency: np.ndarray, theta: float) -> np.ndarray:
         """Returns the scaled frequencies."""
         half = len(frequency)
         first, last = (
-            half * math.log(self.original / (2 * math.pi * turns)) / math.log(theta) for turns in (self.fast, self.slow)
+            half * math.log(self.original / (2 * math.pi * turns)) / math.log(theta)
+            for turns in (self.beta_fast, self.beta_slow)
         )
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)

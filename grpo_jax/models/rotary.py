@@ -39,7 +39,7 @@ def rope(
     angle = position.astype(jnp.float32)[:, None, :, None] * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     if isinstance(scaling, Yarn):
-        cos, sin = cos * scaling.magnitude, sin * scaling.magnitude
+        cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
     return cos, sin
 
 

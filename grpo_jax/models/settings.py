@@ -85,7 +85,7 @@ def decoder_config(settings: ModelSettings, *, vocab: int, **changes: Any) -> De
       vocab: tokens of its vocabulary.
       changes: fields of `DecoderConfig` that no setting of the model says, such as `rules`.
     """
-    given = {field.name: getattr(settings, field.name, None) for field in fields(DecoderConfig)}
-    given = {name: value for name, value in given.items() if value is not None}
+    shared = {field.name for field in fields(ModelSettings)} & {field.name for field in fields(DecoderConfig)}
+    given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
     given.setdefault("head_width", settings.hidden // settings.heads)
     return DecoderConfig(**{**given, "vocab": vocab, **changes})

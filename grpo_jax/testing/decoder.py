@@ -82,7 +82,7 @@ def _rotate(config: DecoderConfig, x: np.ndarray, position: np.ndarray, *, local
     own_base = local and config.local_rope_theta is not None
     theta, scaling = (config.local_rope_theta, None) if own_base else (config.rope_theta, config.rope_scaling)
     frequency = frequencies(width=config.head_width, theta=theta, scaling=scaling)
-    out, size = np.empty_like(x), getattr(scaling, "magnitude", 1)
+    out, size = np.empty_like(x), getattr(scaling, "attention_factor", 1)
     for i in range(half):
         cos, sin = size * np.cos(position * frequency[i]), size * np.sin(position * frequency[i])
         out[:, i] = x[:, i] * cos - x[:, i + half] * sin

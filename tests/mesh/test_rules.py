@@ -11,8 +11,9 @@ from jax.sharding import PartitionSpec as Spec
 
 from grpo_jax.core.naming import show
 from grpo_jax.mesh import AXES, Rules, constrain, fetch, make_mesh, sharding, spec, specs
-from grpo_jax.models import logical_axes
-from grpo_jax.testing.tiny import tiny_config
+from grpo_jax.models import hidden_states, logical_axes
+from grpo_jax.testing.tiny import tiny_config, tiny_prompts
+from tests.rollout.small import quick_jit, random_params
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,26 @@ def test_whole_experts_go_to_the_devices_of_the_tensor_axis():
     assert layers["mlp"]["gate"] == layers["mlp"]["up"] == Spec(None, "tensor", "fsdp", None)
     assert layers["mlp"]["router"] == Spec(None, "fsdp", None)
     assert layers["down"] == Spec(None, "tensor", None, "fsdp")
+
+
+OTHER = Rules(prompt="data", sample=("group", "fsdp"), embed=None, vocab=("fsdp", "tensor"), mlp=("fsdp", "tensor"))
+
+
+@pytest.mark.parametrize(("rules", "down", "stream"), [(Rules(), (2, 12, 8), (1, 2)), (OTHER, (2, 6, 16), (2, 1))])
+def test_rules_split_a_model_and_its_activations_and_change_no_number(rules, down, stream):
+    """Under either rules the hidden states are those of one device, and lie as the rules say."""
+    plain = tiny_config(vocab=24)
+    config, params = dataclasses.replace(plain, rules=rules), random_params(plain)
+    prompt, tokens = tiny_prompts((5, 1, 3, 6)), jax.random.randint(jax.random.key(1), (4, 2, 5), 0, 23)
+    expected = quick_jit(hidden_states, static_argnums=0)(plain, params, prompt, tokens)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    with jax.set_mesh(mesh):
+        parts = specs(rules, logical_axes(config))
+        placed = jax.tree.map(lambda x, part: jax.device_put(x, NamedSharding(mesh, part)), params, parts)
+        got = quick_jit(hidden_states, static_argnums=0)(config, placed, prompt, tokens)
+    assert placed["layers"]["down"].addressable_shards[0].data.shape == down
+    assert got.addressable_shards[0].data.shape[:2] == stream
+    np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
 def test_constrain_without_a_mesh_is_the_identity():

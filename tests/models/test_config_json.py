@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from grpo_jax.mesh import Rules
 from grpo_jax.models.families import FAMILIES
 from grpo_jax.models.rope_scaling import Linear, Llama3, Yarn
 from tests.models.golden.compare import HERE
@@ -16,16 +17,16 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
 SCALINGS = [
     ({"rope_type": "default"}, None),
     ({"type": "linear", "factor": 4}, Linear(factor=4.0)),
-    ({"rope_type": "llama3", **LLAMA3}, Llama3(factor=8.0, low=1.0, high=4.0, original=8192)),
+    ({"rope_type": "llama3", **LLAMA3}, Llama3(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original=8192)),
     # 0.1 ln(e) + 1, and the length of texts that stands beside
-    ({"type": "yarn", "factor": 2.718281828459045}, Yarn(factor=2.718281828459045, original=64, magnitude=1.1)),
+    ({"type": "yarn", "factor": 2.718281828459045}, Yarn(factor=2.718281828459045, original=64, attention_factor=1.1)),
     (
         {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32, "attention_factor": 1.5},
-        Yarn(factor=2.0, original=32, magnitude=1.5),
+        Yarn(factor=2.0, original=32, attention_factor=1.5),
     ),
     (
         {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 16, "truncate": False},
-        Yarn(factor=2.0, original=64, magnitude=1.0, fast=16.0, truncate=False),
+        Yarn(factor=2.0, original=64, attention_factor=1.0, beta_fast=16.0, truncate=False),
     ),
 ]
 
@@ -265,6 +266,15 @@ def test_what_would_change_the_numbers_is_refused_by_name(family, change, messag
     raw = {**SHAPE, "moe_intermediate_size": 8, **change} if family == "qwen3_moe" else {**SHAPE, **change}
     with pytest.raises(ValueError, match=rf"^config\.json of a '{family}' model: .*({message})"):
         read(raw, family)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_how_a_model_is_computed_scored_and_laid_out_is_not_written(name):
+    """A run at another temperature or with other rules exports the model that it has trained."""
+    config, family = read(saved(name)), FAMILIES[saved(name)["model_type"]]
+    how = {"temperature": 0.7, "logprob_chunk": 3, "rules": Rules(mlp=None), "dtype": "bfloat16", "remat": "layer"}
+    changed = dataclasses.replace(config, **how, unroll=2)
+    assert family.write(changed) == family.write(config)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from grpo_jax.core import token_logprobs
 from grpo_jax.core.naming import show
+from grpo_jax.mesh.settings import TOGETHER
 from grpo_jax.models import (
     DecoderConfig,
     decode,
@@ -22,6 +23,7 @@ from grpo_jax.models import (
     init,
     logical_axes,
     prefill,
+    weight_kinds,
 )
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.decoder import last_token
@@ -54,7 +56,9 @@ FAMILIES = {
         activation="gelu_tanh",
     ),
     "experts": tiny_config(mlp=8, experts=5, experts_per_token=2, normalised_routing=True, tied=False),
-    "yarn": tiny_config(rope_theta=20.0, rope_scaling=Yarn(factor=4.0, original=8, magnitude=1.3, fast=1.0, slow=0.2)),
+    "yarn": tiny_config(
+        rope_theta=20.0, rope_scaling=Yarn(factor=4.0, original=8, attention_factor=1.3, beta_fast=1.0, beta_slow=0.2)
+    ),
 }
 PROMPT = tiny_prompts()
 P, G, T = 4, 3, 7
@@ -149,8 +153,11 @@ def test_one_softmax_spans_both_segments_whichever_outweighs_the_other(shift):
 
 def moved_by(params, path, delta):
     """float64 parameters with `delta` added to the leaf at `path`."""
-    add = lambda at, x: np.asarray(x, np.float64) + (delta if at == path else 0.0)  # noqa: E731
-    return jax.tree_util.tree_map_with_path(add, params)
+
+    def moved(at, x):
+        return np.asarray(x, np.float64) + (delta if at == path else 0.0)
+
+    return jax.tree_util.tree_map_with_path(moved, params)
 
 
 def test_the_gradient_reaches_the_prompt_through_its_keys_and_values():
@@ -249,6 +256,32 @@ def test_every_parameter_has_logical_axes_of_its_rank(config):
     assert {jax.tree_util.keystr(path): len(names) for path, names in named} == shapes
 
 
+def kind_by_name(path):
+    """Norms hold `scale`, biases are called so, and everything else multiplies."""
+    name = path[-1].key
+    return "norm" if name == "scale" else "bias" if name.endswith("_bias") else "matrix"
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_every_parameter_says_whether_it_is_a_matrix_a_bias_or_a_norm(config):
+    params, kinds = random_params(config), weight_kinds(config)
+    found = jax.tree_util.tree_map_with_path(lambda path, _: kind_by_name(path), params)
+    assert kinds == found
+    # Stacked over layers, norms and biases have ranks that matrices of one layer have.
+    assert params["layers"]["mlp_norm"]["scale"].ndim == params["embed"].ndim
+    assert kinds["layers"]["mlp_norm"]["scale"] == kinds["norm"]["scale"] == "norm"
+    assert {kinds["embed"], kinds["layers"]["out"], kinds["layers"]["down"]} == {"matrix"}
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_axes_that_meet_on_a_parameter_are_known_to_the_rules(config):
+    """Otherwise rules that send both to one mesh axis would be refused by the model, not where they are written."""
+    axes = jax.tree.leaves(logical_axes(config), is_leaf=lambda leaf: isinstance(leaf, tuple))
+    for names in axes:
+        met = set(names) - {None}
+        assert any(met <= set(together) for together in TOGETHER), names
+
+
 def test_layers_start_different_and_from_the_key_alone():
     start = partial(init, tiny_config())
     draw = quick_jit(start)
@@ -272,6 +305,9 @@ def test_layers_start_different_and_from_the_key_alone():
         ({"local": (True,), "window": 3}, "local: 1 entries for 2 layers"),
         ({"local": (True, False)}, "window: None; local layers need"),
         ({"local": (True, False), "window": 0}, "window: 0; a query sees at least its own token"),
+        ({"temperature": 0.0}, "temperature: 0.0; expected a finite number above 0"),
+        ({"temperature": float("inf")}, "temperature: inf; expected a finite number above 0"),
+        ({"temperature": float("nan")}, "temperature: nan; expected a finite number above 0"),
         ({"experts": 4, "experts_per_token": 5}, "experts_per_token: 5; expected 1 to 4, the number of experts"),
         ({"experts": 4}, "experts_per_token: 0; expected 1 to 4"),
         ({"experts_per_token": 2}, "experts_per_token: 2, but the model has no experts; set experts"),
@@ -286,7 +322,10 @@ def test_the_embeddings_gradient_is_summed_in_float32():
     """One token at 4096 places, each with the cotangent 1: in bfloat16 the sum would stop growing at 256 or 512."""
     config = tiny_config(dtype="bfloat16")
     tokens = jnp.full((1, 4096), 5)
-    loss = lambda params: decoder._embed(config, params, tokens).astype(jnp.float32).sum()  # noqa: E731
+
+    def loss(params):
+        return decoder._embed(config, params, tokens).astype(jnp.float32).sum()
+
     gradient = jax.grad(loss)(random_params(config))["embed"]
     np.testing.assert_array_equal(gradient[5], 4096.0)
     assert not np.delete(gradient, 5, 0).any()

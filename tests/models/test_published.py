@@ -23,11 +23,11 @@ QWEN3_MOE = shape(
 LLAMA2 = shape(32000, 4096, 32, 32, 32, 128, 11008, tied=False, norm_eps=1e-5)
 LLAMA31 = shape(
     128256, 4096, 32, 32, 8, 128, 14336, tied=False, norm_eps=1e-5, rope_theta=5e5,
-    rope_scaling=Llama3(factor=8.0, low=1.0, high=4.0, original=8192),
+    rope_scaling=Llama3(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original=8192),
 )  # fmt: skip
 LLAMA32_1B = shape(
     128256, 2048, 16, 32, 8, 64, 8192, norm_eps=1e-5, rope_theta=5e5,
-    rope_scaling=Llama3(factor=32.0, low=1.0, high=4.0, original=8192),
+    rope_scaling=Llama3(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original=8192),
 )  # fmt: skip
 MISTRAL = shape(32000, 4096, 32, 32, 8, 128, 14336, tied=False, norm_eps=1e-5)
 GEMMA = {"zero_centred": True, "post_norms": True, "scaled_embed": True, "activation": "gelu_tanh"}
@@ -51,7 +51,9 @@ MODELS = {
         shape(
             152064, 3584, 28, 28, 4, 128, 18944, tied=False, qkv_bias=True, rope_theta=1e6,
             # 0.1 ln(4) + 1
-            rope_scaling=Yarn(factor=4.0, original=32768, magnitude=1.138629436111989, fast=32.0, slow=1.0),
+            rope_scaling=Yarn(
+                factor=4.0, original=32768, attention_factor=1.138629436111989, beta_fast=32.0, beta_slow=1.0
+            ),
         ),
     ),
     "Qwen3-0.6B": (p.QWEN3, shape(151936, 1024, 28, 16, 8, 128, 3072, qk_norm=True, rope_theta=1e6)),

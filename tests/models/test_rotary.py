@@ -1,4 +1,4 @@
-"""Scaled rotations, from what their papers say of short, middle and long waves."""
+"""Scaled rotary frequencies, from what their papers say of short, middle and long waves."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_linear_scaling_interpolates_positions():
 
 
 def test_llama3_keeps_short_waves_divides_long_ones_and_blends_between():
-    scaling = Llama3(factor=8.0, low=1.0, high=4.0, original=8192)
+    scaling = Llama3(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original=8192)
     waves = np.array([turns(n, 8192) for n in (100, 4, 2.5, 1, 0.01)])
     expected = [1, 1, 0.5 + 0.5 / 8, 1 / 8, 1 / 8]
     np.testing.assert_allclose(scaling(waves, 5e5) / waves, expected, rtol=1e-12)
@@ -32,7 +32,7 @@ def test_llama3_keeps_short_waves_divides_long_ones_and_blends_between():
 def test_yarn_ramps_from_the_fast_feature_to_the_slow_one_and_lengthens():
     """theta = e^8 and 8 pairs: feature i turns e^-i radians per position, 32 turns fall on i = 2 and 1 turn past 5."""
     original = round(2 * math.pi * 32 * math.e**2)
-    scaling = Yarn(factor=4.0, original=original, magnitude=1.25)
+    scaling = Yarn(factor=4.0, original=original, attention_factor=1.25)
     plain = frequencies(width=16, theta=math.exp(8))
     np.testing.assert_allclose(plain, np.exp(-np.arange(8.0)), rtol=1e-12)
     first, last = (math.log(original / (2 * math.pi * n)) for n in (32, 1))
@@ -52,7 +52,9 @@ def test_yarn_ramps_from_the_fast_feature_to_the_slow_one_and_lengthens():
     ("original", "turns", "truncate", "kept"), [(6, 1.0, True, 1), (400, 4.0, False, 2), (400, 4.0, True, 2)]
 )
 def test_a_yarn_ramp_without_a_width_is_a_step(original, turns, truncate, kept):
-    scaling = Yarn(factor=4.0, original=original, magnitude=1.0, fast=turns, slow=turns, truncate=truncate)
+    scaling = Yarn(
+        factor=4.0, original=original, attention_factor=1.0, beta_fast=turns, beta_slow=turns, truncate=truncate
+    )
     assert scaling(np.ones(4), 1e4).tolist() == [1.0] * kept + [0.25] * (4 - kept)
 
 

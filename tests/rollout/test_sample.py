@@ -13,7 +13,7 @@ import pytest
 
 from grpo_jax.core import token_logprobs
 from grpo_jax.mesh import jit
-from grpo_jax.models import head, hidden_states
+from grpo_jax.models import head, hidden_states, token_scores
 from grpo_jax.rollout import Sampler, publish, sample, sample_keys
 from grpo_jax.testing.decoder import log_softmax, plain_logits
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
@@ -152,6 +152,15 @@ def test_the_sampler_and_the_trainer_agree_on_log_probabilities(temperature):
     np.testing.assert_allclose(got.logp[got.mask], scored[got.mask], atol=1e-5)
     other = token_logprobs(hidden, head(CONFIG, PARAMS), got.tokens, temperature=2 * temperature).logp
     assert float(jnp.abs(got.logp - other)[got.mask].max()) > 0.1
+
+
+def test_without_a_sampler_the_models_temperature_is_drawn_at_and_scored():
+    config = dataclasses.replace(CONFIG, temperature=0.7)
+    got = generated(config, published, PROMPT, KEYS, max_tokens=T, eos_ids=ends())
+    chex.assert_trees_all_equal(got, rollout(eos_ids=ends()))
+    assert_plain(got, eos_ids=ends(), temperature=0.7)
+    scored = quick_jit(token_scores, static_argnums=0)(config, PARAMS, PROMPT, got.tokens).logp
+    np.testing.assert_allclose(got.logp[got.mask], scored[got.mask], atol=1e-5)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

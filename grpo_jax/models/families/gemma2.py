@@ -36,7 +36,7 @@ def write(config: DecoderConfig) -> dict[str, Any]:
         "hidden_activation": "gelu_pytorch_tanh",
         "hidden_act": "gelu_pytorch_tanh",
         "attention_bias": config.out_bias,
-        "query_pre_attn_scalar": _whole(config.query_scalar),
+        "query_pre_attn_scalar": _as_integer(config.query_scalar),
         "attn_logit_softcapping": config.attention_cap,
         "final_logit_softcapping": config.final_cap,
         "sliding_window": config.window,
@@ -53,7 +53,7 @@ def gemma_fields(f: Fields) -> None:
     f.fixed("use_bidirectional_attention", None, False)
 
 
-def _whole(value: float | None) -> int | float | None:
+def _as_integer(value: float | None) -> int | float | None:
     """Returns an integer where it is one: readers of this field accept nothing else."""
     return int(value) if value is not None and value == int(value) else value
 

@@ -41,7 +41,7 @@ def read_rope(f: Fields, *, theta: float = 10_000.0) -> dict[str, Any]:
 
 
 def read_two_ropes(f: Fields, *, theta: float, local_theta: float) -> dict[str, Any]:
-    """Returns the rotation of global and of local layers, each with its own base."""
+    """Returns the rope of global and of local layers, each with its own base."""
     nested = f.inner("rope_parameters")
     unknown = sorted(set(nested.raw) - {GLOBAL, LOCAL})
     if unknown:
@@ -83,7 +83,7 @@ def _global(f: Fields, new: Fields, default: float) -> dict[str, Any]:
 
 
 def _base(*places: tuple[Fields, str], default: float) -> float:
-    """Returns the base of a rotation, which may stand in several places and has to be the same in all of them."""
+    """Returns the base of rotary frequencies, which may stand in several places and must be the same in all."""
     given = [fields.number(name, above=1) for fields, name in places if name in fields.raw]
     if len(set(given)) > 1:
         fields, name = places[0]
@@ -120,21 +120,21 @@ def _llama3(rope: Fields, original: int) -> Llama3:
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
     if high <= low:
         raise rope.error("high_freq_factor", f"is {high}; expected a number above low_freq_factor ({low})")
-    return Llama3(factor=rope.number("factor"), low=low, high=high, original=original)
+    return Llama3(factor=rope.number("factor"), low_freq_factor=low, high_freq_factor=high, original=original)
 
 
 def _yarn(rope: Fields, original: int) -> Yarn:
-    factor, magnitude = rope.number("factor"), rope.optional_number("attention_factor")
+    factor, attention_factor = rope.number("factor"), rope.optional_number("attention_factor")
     weights = [name for name in ("mscale", "mscale_all_dim") if rope.raw.get(name) not in (None, 0)]
     lengths = [_lengthened(factor, rope.number(name)) for name in weights]
-    if magnitude is None:
-        magnitude = lengths[0] / lengths[1] if len(lengths) == 2 else _lengthened(factor, 1)
+    if attention_factor is None:
+        attention_factor = lengths[0] / lengths[1] if len(lengths) == 2 else _lengthened(factor, 1)
     return Yarn(
         factor=factor,
         original=original,
-        magnitude=magnitude,
-        fast=rope.optional_number("beta_fast") or 32.0,
-        slow=rope.optional_number("beta_slow") or 1.0,
+        attention_factor=attention_factor,
+        beta_fast=rope.optional_number("beta_fast") or 32.0,
+        beta_slow=rope.optional_number("beta_slow") or 1.0,
         truncate=True if rope.get("truncate") is None else rope.flag("truncate", True),
     )
 
@@ -152,10 +152,10 @@ def _fields(scaling: Scaling | None) -> dict[str, Any] | None:
         case Linear():
             values = (scaling.factor,)
         case Llama3():
-            values = (scaling.factor, scaling.low, scaling.high, scaling.original)
+            values = (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor, scaling.original)
         case Yarn():
-            values = (scaling.factor, scaling.original, scaling.magnitude, None, None, scaling.fast, scaling.slow)
-            values = (*values, scaling.truncate)
+            values = (scaling.factor, scaling.original, scaling.attention_factor, None, None)
+            values = (*values, scaling.beta_fast, scaling.beta_slow, scaling.truncate)
     kind = type(scaling).__name__.lower()
     named = dict(zip(KEYS[kind], values, strict=True))
     return {"rope_type": kind} | {name: value for name, value in named.items() if value is not None}

@@ -5,11 +5,17 @@ params = load(source.directory, source.config, source.names, mesh)
 export(params, source.config, tokenizer, "trained", card=card, source=source)
 """
 
-from grpo_jax.models.weights.card import Card
-from grpo_jax.models.weights.export import export
-from grpo_jax.models.weights.hub import resolve_model
-from grpo_jax.models.weights.read import check, load
-from grpo_jax.models.weights.source import ModelSource, fitting_family, read_source
-from grpo_jax.models.weights.write import save
+from grpo_jax.lazy import exports
 
-__all__ = ["Card", "ModelSource", "check", "export", "fitting_family", "load", "read_source", "resolve_model", "save"]
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "grpo_jax.models.weights.card": ("Card",),
+        "grpo_jax.models.weights.exporting": ("export",),
+        "grpo_jax.models.weights.hub": ("resolve_model",),
+        "grpo_jax.models.weights.model": ("load_model", "open_model"),
+        "grpo_jax.models.weights.read": ("check", "load"),
+        "grpo_jax.models.weights.source": ("ModelSource", "fitting_family", "read_source"),
+        "grpo_jax.models.weights.write": ("save",),
+    },
+)

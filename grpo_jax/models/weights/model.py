@@ -18,7 +18,14 @@ from grpo_jax.models.weights.source import ModelSource, read_source
 
 
 def load_model(
-    path: str | Path, mesh: jax.sharding.Mesh | None = None, **how: Any
+    path: str | Path,
+    mesh: jax.sharding.Mesh | None = None,
+    *,
+    dtype: str = "bfloat16",
+    template: str | None = None,
+    system: str | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> tuple[DecoderConfig, Params, HfTokenizer]:
     """Returns a model, its float32 parameters on the mesh, and its tokenizer.
 
@@ -27,13 +34,15 @@ def load_model(
     Args:
       path: a directory with config.json, safetensors and a tokenizer, or a hub id, `owner/model@revision`.
       mesh: None puts the parameters on the first device.
-      how: as `open_model` takes it.
+      dtype, template, system, template_options, changes: as `open_model` takes them.
 
     Raises:
       FileNotFoundError: there is no such directory.
       ValueError: it cannot be fetched or read, or its tokenizer does not fit; the message names the file.
     """
-    source, model, tokenizer = open_model(path, **how)
+    source, model, tokenizer = open_model(
+        path, dtype=dtype, template=template, system=system, template_options=template_options, **changes
+    )
     return model, load(source.directory, model, source.names, mesh), tokenizer
 
 
@@ -51,7 +60,7 @@ def open_model(
     Args:
       dtype: of the computation.
       template, system, template_options: of prompts, as the fields of `data` have them.
-      changes: further fields of `DecoderConfig` that a directory does not know: `temperature`, `remat`, `rules`, ...
+      changes: further fields of `DecoderConfig` that a directory does not hold: `temperature`, `remat`, `rules`, ...
 
     Raises:
       As `load_model`.
@@ -60,6 +69,6 @@ def open_model(
     check(source.directory, source.config, source.names)
     model = dataclasses.replace(source.config, dtype=dtype, **changes)
     tokenizer = HfTokenizer(
-        source.directory, vocab=model.vocab, template=template, system=system, options=template_options or {}
+        source.directory, vocab=model.vocab, template=template, system=system, options=template_options
     )
     return source, model, tokenizer
