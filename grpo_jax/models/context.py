@@ -75,8 +75,9 @@ def _contexts(
     prompt: PromptBatch | None,
 ) -> Contexts:
     angles = rope(position, width=config.head_width, theta=config.rope_theta, scaling=config.rope_scaling)
+    own_mask = causal(index, keys)
     prompt_mask = None if prompt is None else before_last(prompt)
-    of_global = of_local = AttentionContext(angles, causal(index, keys), prompt_mask)
+    of_global = of_local = AttentionContext(angles, own_mask, prompt_mask)
     if not any(config.local):
         return of_global, of_local
     if config.local_rope_theta is not None:
