@@ -43,7 +43,7 @@ def main() -> float:
             old_logp=rollout.logp,
             ref_logp=rollout.logp,
         )
-        gradients.append(gradient(learner, init_state(learner, moved), batch)[0].policy)
+        gradients.append(gradient(learner, init_state(learner, moved), batch)[0]["policy"])
     one, other = (jax.flatten_util.ravel_pytree(each)[0] for each in gradients)
     cosine = float(one @ other / jnp.linalg.norm(one) / jnp.linalg.norm(other))
     print(f"cosine of the gradients of PPO's clip and of the root of the ratio: {cosine:.4f}")

@@ -12,7 +12,6 @@ that a component may have further parameters.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -27,26 +26,19 @@ Mask = Bool[Array, "*b T"]
 Slot = TypeVar("Slot")
 
 
-@dataclasses.dataclass(frozen=True)
-class Offer:
-    """A value that a component may ask for by name."""
+OFFERS: dict[str, dict[str, tuple[str, str, str]]] = {}
+"""What each slot offers by name: (dtype, axes, meaning), where `...` are the leading axes, prompts or rows.
 
-    dtype: str
-    axes: str
-    """`...` are the leading axes: prompts, or rows."""
-    meaning: str
-
-
-OFFERS: dict[str, dict[str, Offer]] = {}
-"""What each slot offers, by the field of `Objective`; `surrogate.select` is the method of a surrogate."""
+Slots are named as the fields of `Objective`; `surrogate.select` is the method of a surrogate.
+"""
 
 
 def offers(slot: str, **names: tuple[str, str, str]) -> Callable[[Slot], Slot]:
-    """Returns a decorator that lists what a slot offers, each name as (dtype, axes, meaning), in its docstring."""
-    OFFERS[slot] = {name: Offer(*offer) for name, offer in names.items()}
+    """Returns a decorator that notes what a slot offers, and lists it in the docstring."""
+    OFFERS[slot] = names
 
     def document(protocol: Slot) -> Slot:
-        lines = [f"  {name}: {x.dtype} [{x.axes}], {x.meaning}." for name, x in OFFERS[slot].items()]
+        lines = [f"  {name}: {dtype} [{axes}], {meaning}." for name, (dtype, axes, meaning) in names.items()]
         text = inspect.cleandoc(protocol.__doc__ or "")
         protocol.__doc__ = "\n".join([text, "", "May ask for:", *(lines or ["  nothing more."])])
         return protocol

@@ -26,7 +26,7 @@ def _pipeline(alphabet: str) -> dict[str, Any]:
     """Returns the content of tokenizer.json: every character is a word of its own."""
     words = [PAD, BOS, EOS, *alphabet]
     token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    sequence = lambda which: {"Sequence": {"id": which, "type_id": 0}}  # noqa: E731
+    first, second = ({"Sequence": {"id": which, "type_id": 0}} for which in "AB")
     return {
         "version": "1.0",
         "truncation": None,
@@ -36,8 +36,8 @@ def _pipeline(alphabet: str) -> dict[str, Any]:
         "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False},
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, sequence("A")],
-            "pair": [{"SpecialToken": {"id": BOS, "type_id": 0}}, sequence("A"), sequence("B")],
+            "single": [{"SpecialToken": {"id": BOS, "type_id": 0}}, first],
+            "pair": [{"SpecialToken": {"id": BOS, "type_id": 0}}, first, second],
             "special_tokens": {BOS: {"id": BOS, "ids": [1], "tokens": [BOS]}},
         },
         "decoder": {"type": "Fuse"},

@@ -154,10 +154,12 @@ class HfTokenizer:
         """Returns the text that the template makes of a prompt."""
         if self._jinja is None:
             raise ValueError(f"the prompt is a list of messages, but {self._lacks()}")
-        apply = lambda messages, **asked: self._tokenizer.apply_chat_template(  # noqa: E731
+        return render(conversation(prompt, self._system), self._apply, self._source)
+
+    def _apply(self, messages: Any, **asked: Any) -> str:
+        return self._tokenizer.apply_chat_template(
             messages, tokenize=False, chat_template=self._jinja, **asked, **self._options
         )
-        return render(conversation(prompt, self._system), apply, self._source)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of all ids. Special tokens, EOS tokens and rows without a token have no text."""

@@ -23,6 +23,6 @@ __all__, __getattr__, __dir__ = exports(
             "reference_params",
             "renew_reference",
         ),
-        "grpo_jax.learn.step": ("Gradients", "apply", "gradient", "loss", "minibatch_order", "update"),
+        "grpo_jax.learn.step": ("apply", "gradient", "loss", "minibatch_order", "update"),
     },
 )

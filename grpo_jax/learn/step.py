@@ -30,15 +30,8 @@ from grpo_jax.types import TokenBatch, WeightedSum
 Metrics = dict[str, Any]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gradients:
-    """What `gradient` returns and `apply` takes."""
-
-    policy: Params
-    """Of the mean loss, with respect to what is trained."""
-    critic: dict[str, Any] | None = None
-    """Of the critic's mean loss; None without a critic."""
+Gradients = dict[str, Any]
+"""`policy`: of the mean loss, with respect to what is trained; `critic`: of its own mean loss, where there is one."""
 
 
 def update(
@@ -111,22 +104,22 @@ def gradient(
     gradients, metrics = _mean_gradient(learner, policy, state.params, batch, "loss")
     metrics["grad_norm"] = WeightedSum(optax.tree.norm(gradients), jnp.ones(()))
     if state.critic is None:
-        return Gradients(policy=gradients), metrics
+        return {"policy": gradients}, metrics
 
     def critic(params: dict[str, Any], part: TokenBatch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
         return critic_loss(learner, params, part)
 
     of_critic, more = _mean_gradient(learner, critic, state.critic.params, batch, "value_loss")
     more["critic_grad_norm"] = WeightedSum(optax.tree.norm(of_critic), jnp.ones(()))
-    return Gradients(policy=gradients, critic=of_critic), metrics | more
+    return {"policy": gradients, "critic": of_critic}, metrics | more
 
 
 def apply(learner: Learner, state: TrainState, gradients: Gradients) -> TrainState:
     """Returns the state after one optax update of the policy, and of the critic if there is one."""
-    params, opt_state = _stepped(learner.optimizer, gradients.policy, state.opt_state, state.params)
+    params, opt_state = _stepped(learner.optimizer, gradients["policy"], state.opt_state, state.params)
     critic = state.critic
     if critic is not None:
-        moved = _stepped(critic_optimizer(learner), gradients.critic, critic.opt_state, critic.params)
+        moved = _stepped(critic_optimizer(learner), gradients["critic"], critic.opt_state, critic.params)
         critic = Critic(params=moved[0], opt_state=moved[1])
     return dataclasses.replace(state, params=params, opt_state=opt_state, critic=critic)
 

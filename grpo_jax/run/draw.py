@@ -23,19 +23,10 @@ from grpo_jax.run.run import Run
 from grpo_jax.types import PromptBatch
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StepDraw:
-    """What was drawn for one step."""
-
-    groups: list[Group]
-    """Those that the update reads."""
-    drawn: list[Group]
-    """All of them, in the order they were drawn."""
-    reward_seconds: float
-
-
-def draw_step(run: Run, rewards: Rewards, published: Params, *, step: int, cursor: int) -> StepDraw:
-    """Returns the completions of a step, rewarded.
+def draw_step(
+    run: Run, rewards: Rewards, published: Params, *, step: int, cursor: int
+) -> tuple[list[Group], list[Group], float]:
+    """Returns the rewarded groups of a step, all groups that were drawn for it, and the seconds that rewards took.
 
     With `train.dynamic_rounds` above 1, groups whose rewards are all equal, which have no gradient, are replaced by
     groups of the next prompts until none is left or the rounds are used up (DAPO's dynamic sampling,
@@ -54,7 +45,7 @@ def draw_step(run: Run, rewards: Rewards, published: Params, *, step: int, curso
     groups = choose(drawn, count)
     if "greedy_reward" in asks(run.learner.objective.advantage):
         groups = _with_greedy(run, rewards, published, groups, step)
-    return StepDraw(groups=groups, drawn=drawn, reward_seconds=seconds)
+    return groups, drawn, seconds
 
 
 def choose(groups: Sequence[Group], count: int) -> list[Group]:

@@ -24,7 +24,7 @@ from grpo_jax.run.compiled import (
     first_state,
 )
 from grpo_jax.run.curves import draw_curves
-from grpo_jax.run.draw import StepDraw, draw_step
+from grpo_jax.run.draw import draw_step
 from grpo_jax.run.evaluation import evaluate
 from grpo_jax.run.group import Group, correct, place, place_grades, rewards_differ
 from grpo_jax.run.record import Record, completion_statistics
@@ -126,10 +126,10 @@ def _step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Returns the state after one step, and its row of metrics."""
     clock, updates = [time.monotonic()], run.settings.train
-    draw = draw_step(run, rewards, _published(run, state), step=step, cursor=cursor)
-    clock += [time.monotonic() - draw.reward_seconds, time.monotonic()]
-    grades = place_grades(run, draw.groups)
-    batch = jax.block_until_ready(compiled_batch(run.learner, state, *place(run, draw.groups), grades))
+    groups, drawn, seconds = draw_step(run, rewards, _published(run, state), step=step, cursor=cursor)
+    clock += [time.monotonic() - seconds, time.monotonic()]
+    grades = place_grades(run, groups)
+    batch = jax.block_until_ready(compiled_batch(run.learner, state, *place(run, groups), grades))
     clock.append(time.monotonic())
     order = minibatch_order(
         run.settings.seed, step, prompts=updates.prompts, minibatches=updates.minibatches, epochs=updates.epochs
@@ -138,11 +138,11 @@ def _step(
     metrics = {name: float(value) for name, value in metrics.items()}
     clock.append(time.monotonic())
     _refuse_nonfinite(run, step + 1, metrics)
-    record.samples(step + 1, _samples(draw.groups[0]))
-    row = {"step": step + 1, "rounds": len(draw.drawn) // updates.prompts, **_host_metrics(draw.groups), **metrics}
+    record.samples(step + 1, _samples(groups[0]))
+    row = {"step": step + 1, "rounds": len(drawn) // updates.prompts, **_host_metrics(groups), **metrics}
     row["learning_rate"] = float(run.schedule((step + 1) * updates.updates - 1))
-    row["time"] = _times(clock, draw)
-    _say_failures(record, draw.drawn)
+    row["time"] = _times(clock, groups)
+    _say_failures(record, drawn)
     return state, row
 
 
@@ -167,10 +167,10 @@ def _host_metrics(groups: list[Group]) -> dict[str, float]:
     }
 
 
-def _times(clock: list[float], draw: StepDraw) -> dict[str, float]:
+def _times(clock: list[float], groups: list[Group]) -> dict[str, float]:
     names = ("rollout_seconds", "reward_seconds", "score_seconds", "update_seconds")
     spans = dict(zip(names, np.diff(clock).tolist(), strict=True))
-    tokens = sum(int(group.rollout.mask.sum()) for group in draw.groups)
+    tokens = sum(int(group.rollout.mask.sum()) for group in groups)
     return {**spans, "tokens_per_second": float(tokens / (clock[-1] - clock[0]))}
 
 

@@ -1,4 +1,4 @@
-"""The example of core/README.md: `core` alone, in a loop of flax and optax."""
+"""The example of the README: `core` alone, in a loop of flax and optax."""
 
 import contextlib
 import io
@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import grpo_jax.core
-
-TEXT = (Path(grpo_jax.core.__file__).parent / "README.md").read_text()
-(LOOP,) = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+TEXT = (Path(__file__).parents[2] / "README.md").read_text().partition("## The mathematics alone")[2]
+LOOP = re.search(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)[1]
 
 
 def rewards(code):

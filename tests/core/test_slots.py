@@ -87,18 +87,16 @@ def test_the_docstring_of_a_slot_lists_what_it_offers(slot):
     """Each with its type, axes and meaning, and nothing else."""
     _, _, listed = inspect.getdoc(PROTOCOLS[slot]).partition("\nMay ask for:\n")
     lines = re.findall(r"^ *(\w+): (\w+) \[(.*)\], (.+)\.$", listed, flags=re.MULTILINE)
-    assert [tuple(line) for line in lines] == [
-        (name, offer.dtype, offer.axes, offer.meaning) for name, offer in OFFERS[slot].items()
-    ]
+    assert [tuple(line) for line in lines] == [(name, *offer) for name, offer in OFFERS[slot].items()]
     if not lines:
         assert listed.strip() == "nothing more."
 
 
 @pytest.mark.parametrize("slot", PROTOCOLS)
 def test_what_a_slot_offers_has_a_type_and_known_axes(slot):
-    for name, offer in OFFERS[slot].items():
-        assert offer.dtype == "key" or np.dtype(offer.dtype), name
-        assert set(offer.axes.split()) <= {"...", "G", "T", "K"}, name
+    for name, (dtype, axes, _) in OFFERS[slot].items():
+        assert dtype == "key" or np.dtype(dtype), name
+        assert set(axes.split()) <= {"...", "G", "T", "K"}, name
 
 
 @pytest.mark.parametrize(("slot", "module"), [("advantage", advantage), ("correction", correction), ("kl", kl)])

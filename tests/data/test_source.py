@@ -9,7 +9,6 @@ from grpo_jax.data.source import find_source
 from tests.data.counting import COUNTING, exact
 from tests.run.conftest import TINY
 
-
 HERE = "tests.data.counting"
 
 

@@ -25,4 +25,4 @@ def policy_gradient(learner, params, reference, batch, base=None):
     """The gradient of a policy that has no optimizer and no critic."""
     state = TrainState(params=params, opt_state=(), step=jnp.zeros((), jnp.int32), reference=reference, base=base)
     gradients, metrics = gradient(learner, state, batch)
-    return gradients.policy, metrics
+    return gradients["policy"], metrics

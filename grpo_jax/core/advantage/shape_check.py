@@ -33,8 +33,8 @@ def check_advantage(advantage: Advantage, group: int) -> None:
     def shaped(axes: str, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in axes.split()), dtype)  # type: ignore[no-untyped-call]
 
-    offers = {name: OFFERS["advantage"][name] for name in asks(advantage)}
-    asked = {name: shaped(offer.axes, jnp.dtype(offer.dtype)) for name, offer in offers.items()}
+    offered = [(name, *OFFERS["advantage"][name]) for name in asks(advantage)]
+    asked = {name: shaped(axes, jnp.dtype(dtype)) for name, dtype, axes, _ in offered}
     each = shaped("... G", jnp.float32), shaped("... G", jnp.bool_)
     result = jax.eval_shape(lambda reward, valid, asked: advantage(reward, valid, **asked), *each, asked)
     if getattr(result, "shape", None) not in ((2, group), (2, group, 3)):
