@@ -13,6 +13,8 @@ from grpo_jax.errors import ConfigError, problem
 from grpo_jax.mesh import make_mesh
 from grpo_jax.mesh.settings import AXES
 from grpo_jax.models import DecoderConfig, Lora, decoder_config, init, logical_axes, open_model
+from grpo_jax.models.config import HOW
+from grpo_jax.models.settings import given
 from grpo_jax.models.weights.source import ModelSource
 
 LENGTHS = {
@@ -68,14 +70,13 @@ def _build(config: Config) -> Model:
     lora = config.lora if config.lora.rank is not None else None
     here = {"temperature": config.sampling.temperature, "rules": config.mesh.rules}
     if settings.path is not None:
-        shared = ("remat", "unroll", "logprob_chunk")
+        how = {name: value for name, value in given(settings).items() if name in HOW}
         source, shape, tokenizer = open_model(
             settings.path,
-            dtype=settings.dtype or "bfloat16",
             template=data.template,
             system=data.system,
             template_options=data.template_options,
-            **{name: getattr(settings, name) for name in shared},
+            **how,
             **here,
         )
         return Model(source=source, shape=shape, tokenizer=tokenizer, lora=lora)
@@ -89,15 +90,15 @@ def _check_mesh(config: Config, shape: DecoderConfig) -> None:
     axes = jax.tree.leaves(logical_axes(shape), is_leaf=lambda leaf: isinstance(leaf, tuple))
     leaves = jax.tree.leaves(jax.eval_shape(lambda: init(shape, jax.random.key(0))))
     sides = {side for names, leaf in zip(axes, leaves, strict=True) for side in zip(names, leaf.shape, strict=True)}
-    problems = []
-    for mesh_axis in AXES:
-        devices = getattr(config.mesh, mesh_axis)
-        divided = sorted(side for side in sides if side[0] in LENGTHS and mesh_axis in config.mesh.rules.axes(side[0]))
+    rules, problems = config.mesh.rules, []
+    for split in sorted({rules.axes(name) for name in LENGTHS}):
+        devices = config.mesh.devices(split)
+        divided = sorted(side for side in sides if side[0] in LENGTHS and rules.axes(side[0]) == split)
         possible = [n for n in range(1, devices) if not any(size % n for _, size in divided)]
         for name, size in divided:
             if size % devices:
                 expected = f"a divisor of the model's {LENGTHS[name]} ({size})"
                 fix = f"choose {' or '.join(map(str, possible))}"
-                problems.append(problem(f"mesh.{mesh_axis}", devices, expected, fix))
+                problems.append(problem(" * ".join(f"mesh.{axis}" for axis in split), devices, expected, fix))
     if problems:
         raise ConfigError(problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from grpo_jax.config.schema import Config
@@ -125,7 +124,7 @@ def _mesh(config: Config) -> Iterator[str]:
         split.append(("train.prompts / train.minibatches", _minibatch(config), "prompt"))
     for field, value, axis in split:
         names = config.mesh.rules.axes(axis)
-        devices = math.prod(getattr(config.mesh, name) for name in names)
+        devices = config.mesh.devices(names)
         if value is not None and value % devices:
             sizes = " * ".join(f"mesh.{name}" for name in names)
             yield problem(field, value, f"a multiple of {sizes} ({devices})", f"change {field} or the mesh")

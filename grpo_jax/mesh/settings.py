@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from grpo_jax.errors import problem
@@ -85,3 +86,7 @@ class MeshSettings:
     """Splits heads, the feed-forward width and the vocabulary."""
     rules: Rules = Rules()
     """What each of them splits, if not that."""
+
+    def devices(self, axes: tuple[MeshAxis, ...]) -> int:
+        """Returns the number of devices along these axes together."""
+        return math.prod(getattr(self, axis) for axis in axes)

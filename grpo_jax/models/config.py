@@ -10,6 +10,9 @@ from grpo_jax.models.rope_scaling import Scaling
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
+HOW = ("dtype", "remat", "unroll", "temperature", "logprob_chunk", "rules")
+"""The fields that say how a model is computed, sampled and laid out, and not what it is: no config.json has them."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:

@@ -85,7 +85,11 @@ def decoder_config(settings: ModelSettings, *, vocab: int, **changes: Any) -> De
       vocab: tokens of its vocabulary.
       changes: fields of `DecoderConfig` that no setting of the model says, such as `rules`.
     """
+    known = {"head_width": settings.hidden // settings.heads, **given(settings)}
+    return DecoderConfig(**{**known, "vocab": vocab, **changes})
+
+
+def given(settings: ModelSettings) -> dict[str, Any]:
+    """Returns the fields of `DecoderConfig` that the settings say, those that are null left out."""
     shared = {field.name for field in fields(ModelSettings)} & {field.name for field in fields(DecoderConfig)}
-    given = {name: value for name in shared if (value := getattr(settings, name)) is not None}
-    given.setdefault("head_width", settings.hidden // settings.heads)
-    return DecoderConfig(**{**given, "vocab": vocab, **changes})
+    return {name: value for name in shared if (value := getattr(settings, name)) is not None}

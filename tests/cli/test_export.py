@@ -57,7 +57,7 @@ def test_the_last_checkpoint_becomes_a_model_directory(tmp_path, capsys):
     assert capsys.readouterr().out == f"{run.out / 'checkpoints' / '2'}: {target}\n"
     source = read_source(target)
     assert source.family.name == "qwen3"
-    assert source.config == dataclasses.replace(run.learner.model, unroll=1)
+    assert source.config == dataclasses.replace(run.learner.model, unroll=1, logprob_chunk=16)
     jax.tree.map(np.testing.assert_array_equal, load(target, source.config, source.names), params)
     tokenizer = HfTokenizer(target, vocab=source.config.vocab)
     assert tokenizer.encode_prompt("4+5=?") == run.tokenizer.encode_prompt("4+5=?")

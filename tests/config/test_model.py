@@ -50,6 +50,10 @@ def test_a_model_that_exists_is_computed_in_bfloat16_and_a_new_one_in_float32(fo
             "mesh.fsdp=32",
             "mesh.fsdp: value 32; expected a divisor of the model's width (16); choose 1 or 2 or 4 or 8 or 16",
         ),
+        (
+            "mesh={fsdp: 8, tensor: 2, rules: {mlp: [fsdp, tensor], embed: null}}",
+            "mesh.fsdp * mesh.tensor: value 16; expected a divisor of the model's feed-forward width (24); choose 1 or",
+        ),
     ],
 )
 def test_a_mesh_that_does_not_divide_the_model_is_named(folder, mesh, message):

@@ -160,7 +160,7 @@ def test_prompts_reach_the_model_through_the_template(home, tmp_path):
     assert text.startswith("<|im_start|>user\nWhat is 1 plus 2?<|im_end|>")
     quick = run_of(home, tmp_path / "run", "data.template=model", "data.template_options.enable_thinking=false")
     assert quick.tokenizer.prompt_text("two?").endswith("<|im_start|>assistant\n<think></think>")
-    assert quick.description["data"]["template_options"] == {"enable_thinking": False}
+    assert quick.settings.data.template_options == {"enable_thinking": False}
     assert run.tokenizer.eos_ids == (END, PAD)
 
 

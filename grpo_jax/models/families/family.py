@@ -6,11 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from grpo_jax.models.config import DecoderConfig
+from grpo_jax.models.config import HOW, DecoderConfig
 from grpo_jax.models.families.names import tensor_names
-
-HOW = ("dtype", "remat", "unroll", "temperature", "logprob_chunk", "rules")
-"""Fields that say how a model is computed, scored and laid out, not which one it is; config.json does not hold them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
