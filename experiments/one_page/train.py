@@ -10,6 +10,8 @@ per rollout, meshes, models that exist (`load_model` returns one in one call).
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -40,16 +42,15 @@ from grpo_jax.data.arithmetic import ALPHABET, demonstrations, make_split
 
 PROMPTS, GROUP, LENGTH = 32, 8, 24
 TOKENIZER = CharTokenizer(ALPHABET)
-MODEL = DecoderConfig(
-    vocab=TOKENIZER.vocab_size, hidden=64, layers=2, heads=4, kv_heads=2, head_width=16, mlp=172, qk_norm=True
-)
+SHAPE = {"hidden": 48, "layers": 2, "heads": 4, "kv_heads": 2, "head_width": 12, "mlp": 128}
+MODEL = DecoderConfig(vocab=TOKENIZER.vocab_size, **SHAPE, qk_norm=True, rope_theta=100.0)
 
 # Every verb is a pure function; what is static in it (the model, the learner) hashes by value.
 SAMPLE = jax.jit(sample, static_argnums=0, static_argnames=("max_tokens", "eos_ids"))
 PUBLISH, SCORE, GRADE, UPDATE = (jax.jit(verb, static_argnums=0) for verb in (publish, score, grade, update))
 
 
-def main(*, imitation: int = 300, steps: int = 30) -> list[float]:
+def main(*, imitation: int = 400, steps: int = 30) -> list[float]:
     """Returns the mean reward of every step."""
     data, _ = make_split(0, train=10_000, test=0, operations=1, digits=2)
     params = imitate(init(MODEL, jax.random.key(0)), data, imitation)
@@ -58,7 +59,7 @@ def main(*, imitation: int = 300, steps: int = 30) -> list[float]:
 
 def imitate(params: dict, data: Dataset, steps: int) -> dict:
     """Returns the parameters after supervised updates: a group of one, with advantage 1."""
-    learner = Learner(model=MODEL, objective=sft(), optimizer=optax.adam(3e-3))
+    learner = Learner(model=MODEL, objective=sft(), optimizer=optax.adam(5e-3))
     state = init_state(learner, params)
     for step in range(steps):
         prompts = data.prompts(batch_indices(0, step * 64, size=len(data), count=64))
@@ -72,7 +73,8 @@ def imitate(params: dict, data: Dataset, steps: int) -> dict:
 
 def reinforce(params: dict, data: Dataset, steps: int) -> list[float]:
     """Returns the mean reward of every step of GRPO."""
-    learner = Learner(model=MODEL, objective=grpo(), optimizer=optax.adam(1e-3))
+    objective = dataclasses.replace(grpo(), kl_coef=0.001)
+    learner = Learner(model=MODEL, objective=objective, optimizer=optax.adam(1e-3))
     state, rewards = init_state(learner, params), []
     for step in range(steps):
         rows = batch_indices(1, step * PROMPTS, size=len(data), count=PROMPTS)
@@ -93,7 +95,7 @@ def reinforce(params: dict, data: Dataset, steps: int) -> list[float]:
             prompt=prompt,
             tokens=rollout.tokens,
             mask=rollout.mask,
-            advantage=GRADE(learner.objective, grades, rollout.mask),
+            advantage=GRADE(objective, grades, rollout.mask),
             ref_logp=SCORE(MODEL, state.reference, prompt, rollout.tokens).logp,
         )
         state, metrics = UPDATE(learner, state, batch)

@@ -25,7 +25,7 @@ def imitator(page):
     """A policy that has imitated, and the problems that it goes on with."""
     train = page("train")
     data, _ = train.make_split(0, train=10_000, test=0, operations=1, digits=2)
-    return train.imitate(train.init(train.MODEL, train.jax.random.key(0)), data, 200), data
+    return train.imitate(train.init(train.MODEL, train.jax.random.key(0)), data, 400), data
 
 
 @pytest.mark.parametrize(("name", "lines"), [("train", 120), ("ablation", 60)])
@@ -37,9 +37,9 @@ def test_it_is_one_page_of_public_names_without_a_class(name, lines):
 
 
 def test_the_reward_rises(page, imitator):
-    """By 0.15, from the mean of the first three steps to that of the last three of 15."""
+    """By 0.1, from the mean of the first three steps to that of the last three of 15."""
     rewards = page("train").reinforce(*imitator, 15)
-    assert np.mean(rewards[-3:]) - np.mean(rewards[:3]) > 0.15
+    assert np.mean(rewards[-3:]) - np.mean(rewards[:3]) > 0.1
 
 
 def test_with_a_flipped_sign_the_reward_falls(page, imitator, monkeypatch):
@@ -47,7 +47,7 @@ def test_with_a_flipped_sign_the_reward_falls(page, imitator, monkeypatch):
     graded = train.GRADE
     monkeypatch.setattr(train, "GRADE", lambda *arguments: -graded(*arguments))
     rewards = train.reinforce(*imitator, 15)
-    assert np.mean(rewards[-3:]) - np.mean(rewards[:3]) < -0.15
+    assert np.mean(rewards[-3:]) - np.mean(rewards[:3]) < -0.1
 
 
 def test_two_objectives_on_the_same_completions_differ_a_little(page):

@@ -18,10 +18,11 @@ from grpo_jax.models import head, hidden_states, init
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from grpo_jax.types import Grades, Rollout, TokenBatch
 from tests.learn.small import MODEL, learner, policy_gradient
+from tests.rollout.small import quick_jit
 
 P, G, T, V = 4, 3, 7, 23
 GRADIENT, STEP = jax.jit(policy_gradient, static_argnums=0), jax.jit(update, static_argnums=0)
-BATCH = jax.jit(token_batch, static_argnums=0)
+BATCH = quick_jit(token_batch, static_argnums=0)
 
 
 def moved(params, scale=0.05):
