@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -54,6 +55,6 @@ def import_named(target: str) -> Any:
     except (ImportError, TypeError, ValueError) as error:
         raise ValueError(f"cannot import {target!r}: {error}; is its folder on PYTHONPATH?") from error
     if not hasattr(module, name):
-        known = [key for key in dir(module) if not key.startswith("_")]
+        known = [key for key in dir(module) if not (key.startswith("_") or inspect.ismodule(getattr(module, key)))]
         raise ValueError(f"{place} has no {name!r}; {nearest(name, known)}")
     return getattr(module, name)
