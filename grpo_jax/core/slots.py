@@ -260,13 +260,15 @@ def asks(component: Callable[..., Any] | None) -> tuple[str, ...]:
 
 
 def require_offered(slot: str, component: Callable[..., Any] | None) -> None:
-    """Raises ValueError if a component asks for a name that its slot does not offer.
+    """Raises ValueError if a component cannot be called, or asks for a name that its slot does not offer.
 
     >>> def strange(reward, valid, *, length): ...
     >>> require_offered("advantage", strange)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: advantage=strange asks for length; this slot offers mask, token_reward, value, greedy_reward, ...
     """
+    if component is not None and not callable(component):
+        raise ValueError(f"{slot}={show(component)} cannot be called; a component is a function or has a __call__")
     unknown = [name for name in asks(component) if name not in OFFERS[slot]]
     if unknown:
         raise ValueError(

@@ -52,7 +52,8 @@ def test_a_model_that_exists_is_computed_in_bfloat16_and_a_new_one_in_float32(fo
         ),
         (
             "mesh={fsdp: 8, tensor: 2, rules: {mlp: [fsdp, tensor], embed: null}}",
-            "mesh.fsdp * mesh.tensor: value 16; expected a divisor of the model's feed-forward width (24); choose 1 or",
+            "mesh.fsdp * mesh.tensor: value 16; expected a divisor of the model's feed-forward width (24); "
+            "choose 1 or 2 or 3 or 4 or 6 or 8 or 12",
         ),
     ],
 )

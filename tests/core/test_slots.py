@@ -126,3 +126,8 @@ def test_a_part_of_a_chain_is_refused_as_a_correction_is():
     ):
         Chained(corrections=(TokenTruncated(), greedy))
     require_offered("correction", Chained(corrections=(TokenTruncated(),)))
+
+
+def test_what_cannot_be_called_is_no_component():
+    with pytest.raises(ValueError, match=r"kl=0.1 cannot be called; a component is a function or has a __call__"):
+        Objective(kl=0.1)
