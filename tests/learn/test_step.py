@@ -174,7 +174,7 @@ def test_nothing_is_computed_that_the_objective_does_not_use(params):
 
 def test_old_and_reference_log_probs_are_those_of_their_policies(params):
     rollout, grades = rollout_and_rewards()
-    one = learner(grpo(), minibatches=2, micro_prompts=1)
+    one = learner(grpo(), epochs=2, micro_prompts=2)
     state = dataclasses.replace(init_state(one, params), reference=moved(params))
     batch = BATCH(one, state, tiny_prompts(), rollout, grades)
     plain = jax.jit(log_probs)
