@@ -63,7 +63,7 @@ class Scores:
         return {name: int(failed.sum()) for name, failed in self.failed.items()}
 
     def groups(self, size: int) -> list[Scores]:
-        """Returns the scores cut into groups of `size` completions; one without a failure has no errors either."""
+        """Returns the scores cut into groups of `size` completions; each keeps the errors of its own failures."""
         return [self._part(slice(i, i + size)) for i in range(0, len(self.total), size)]
 
     def _part(self, part: slice) -> Scores:
@@ -73,7 +73,7 @@ class Scores:
             valid=self.valid[part],
             each={name: values[part] for name, values in self.each.items()},
             failed=failed,
-            errors={name: text for name, text in self.errors.items() if failed[name].any()},
+            errors={n: text for n, text in self.errors.items() if failed[n].any() or not self.failed[n].any()},
             steps=self.steps[part],
         )
 

@@ -183,11 +183,10 @@ def _samples(group: Group) -> list[dict[str, Any]]:
 def _say_failures(record: Record, groups: list[Group]) -> None:
     """Says of each reward that failed how often it did, with its first traceback."""
     scores = [group.scores for group in groups]
-    for name in scores[0].failures:
+    first = {name: text for each in reversed(scores) for name, text in each.errors.items()}
+    for name, text in first.items():
         count = sum(each.failures[name] for each in scores)
-        if count:
-            text = next(each.errors[name] for each in scores if name in each.errors)
-            record.say(f"reward {name} failed on {count} completions, which are left out: {text}")
+        record.say(f"reward {name} failed on {count} completions, which are left out: {text}")
 
 
 def _evaluate(run: Run, rewards: Rewards, record: Record, state: TrainState, step: int) -> dict[str, float]:

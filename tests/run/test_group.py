@@ -107,3 +107,16 @@ def test_on_the_device_the_groups_are_an_axis(tiny_run, advantage):
         np.testing.assert_array_equal(grades.term_reward[0, :, 0], [5.0, 6.0])
     if asked == "greedy_reward":
         np.testing.assert_array_equal(grades.greedy_reward, [11.0, 8.0, 10.0])
+
+
+def raises_on_many(prompts, completions, **_):
+    if len(completions) > 1:
+        raise RuntimeError("one at a time")
+    return [1.0]
+
+
+def test_an_error_that_no_single_completion_repeats_is_kept():
+    with Rewards([Reward(raises_on_many)]) as rewards:
+        (one,) = rewarded(rewards, [group(0)])
+    assert one.scores.failures == {"raises_on_many": 0}
+    assert "one at a time" in one.scores.errors["raises_on_many"]
