@@ -39,8 +39,8 @@ class WeightedSum:
 class PromptBatch:
     """Prompts, right-padded. Each holds at least one token."""
 
-    tokens: Int[Array, "P S"]
-    mask: Bool[Array, "P S"]
+    tokens: Int[Array, "*P S"]
+    mask: Bool[Array, "*P S"]
     """True on the tokens of the prompt: a prefix of every row."""
 
 

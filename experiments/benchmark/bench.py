@@ -17,6 +17,7 @@ import dataclasses
 import json
 import resource
 import statistics
+import sys
 import time
 
 import jax
@@ -24,7 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from grpo_jax.core import grpo
-from grpo_jax.learn import Learner, OptimizerSettings, UpdateSettings, make_optimizer
+from grpo_jax.learn import Learner, OptimizerSettings, UpdateSettings, make_optimizer, pack
+from grpo_jax.learn.packing import Room
 from grpo_jax.mesh import make_mesh
 from grpo_jax.models import DecoderConfig
 from grpo_jax.run.compiled import (
@@ -58,6 +60,7 @@ def options() -> argparse.Namespace:
         ("steps", 5, "measured steps after the first"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{meaning} (default {value})")
+    parser.add_argument("--ragged", action="store_true", help="token 1 ends a completion; lengths are about geometric")
     parser.add_argument("--kl", type=float, default=0.04, help="KL coefficient in the loss; 0 keeps no reference")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--remat", default="none", choices=("none", "layer"))
@@ -105,6 +108,9 @@ def main() -> None:
         optimizer=make_optimizer(OptimizerSettings(learning_rate=1e-5), 1e-5),
         updates=UpdateSettings(micro_prompts=o.micro_prompts or None),
     )
+    room = Room(
+        length=o.completion_length, prompt_length=o.prompt_length, hidden=o.hidden, micro_prompts=o.micro_prompts or None
+    )
     random = np.random.default_rng(0)
     prompt = PromptBatch(
         tokens=jnp.asarray(random.integers(0, o.vocab, (o.prompts, o.prompt_length)), jnp.int32),
@@ -114,6 +120,8 @@ def main() -> None:
         reward=jnp.asarray(random.random((o.prompts, o.group)), jnp.float32),
         valid=jnp.ones((o.prompts, o.group), bool),
     )
+
+    shares, shapes = [], []
 
     def step(state, number: int):
         clock = [time.perf_counter()]
@@ -125,16 +133,21 @@ def main() -> None:
                 prompt,
                 compiled_keys(0, number, jnp.arange(o.prompts), group=o.group),
                 max_tokens=o.completion_length,
-                eos_ids=(),
+                eos_ids=(1,) if o.ragged else (),
                 check_every=o.check_every,
             )
         )
         clock.append(time.perf_counter())
-        batch = jax.block_until_ready(compiled_batch(learner, state, prompt, rollout, grades))
+        lengths = np.asarray(rollout.mask).sum(-1)
+        layout, shape, padding = pack(lengths, np.full(o.prompts, o.prompt_length), room, known=shapes)
+        shapes.append(shape)
+        shares.append((lengths.sum(), lengths.max(), padding))
+        batch = jax.block_until_ready(compiled_batch(learner, state, prompt, rollout, grades, layout))
         clock.append(time.perf_counter())
-        state, metrics = compiled_update(learner, state, batch)
+        state, metrics = compiled_update(learner, state, batch, None, layout)
         jax.block_until_ready((state, metrics))
         clock.append(time.perf_counter())
+        print(shape, layout.count, shares[-1], np.diff(clock).tolist(), file=sys.stderr)
         return state, np.diff(clock).tolist()
 
     with jax.set_mesh(make_mesh()):

@@ -11,7 +11,10 @@ __all__, __getattr__, __dir__ = exports(
         "grpo_jax.learn.batch": ("token_batch",),
         "grpo_jax.learn.critic": ("Critic",),
         "grpo_jax.learn.grading": ("grade",),
+        "grpo_jax.learn.layout": ("Layout",),
         "grpo_jax.learn.learner": ("Learner",),
+        "grpo_jax.learn.losses": ("critic_loss", "loss"),
+        "grpo_jax.learn.packing": ("pack",),
         "grpo_jax.learn.optimizer": ("critic_matrices", "make_optimizer", "make_schedule", "policy_matrices"),
         "grpo_jax.learn.scoring": ("score",),
         "grpo_jax.learn.settings": ("OptimizerSettings", "UpdateSettings"),
@@ -23,6 +26,6 @@ __all__, __getattr__, __dir__ = exports(
             "reference_params",
             "renew_reference",
         ),
-        "grpo_jax.learn.step": ("apply", "gradient", "loss", "minibatch_order", "update"),
+        "grpo_jax.learn.step": ("apply", "gradient", "minibatch_order", "update"),
     },
 )

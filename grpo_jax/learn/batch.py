@@ -16,23 +16,34 @@ from grpo_jax.core.shaping import soft_overlong
 from grpo_jax.core.slots import asks, fill
 from grpo_jax.learn.critic import values
 from grpo_jax.learn.grading import grade, valid_tokens
+from grpo_jax.learn.layout import Layout
 from grpo_jax.learn.learner import Learner
-from grpo_jax.learn.scoring import map_prompts, score
+from grpo_jax.learn.scoring import by_rows, padded_layout, score
 from grpo_jax.learn.state import TrainState, policy_params, reference_params
 from grpo_jax.models.decoder import hidden_states
 from grpo_jax.types import Grades, PromptBatch, Rollout, TokenBatch
 
 
 def token_batch(
-    learner: Learner, state: TrainState, prompt: PromptBatch, rollout: Rollout, grades: Grades
+    learner: Learner,
+    state: TrainState,
+    prompt: PromptBatch,
+    rollout: Rollout,
+    grades: Grades,
+    layout: Layout | None = None,
 ) -> TokenBatch:
     """Returns the batch of an update: `grade` and `score`, as the objective needs them.
 
     Nothing is computed that no term asks for: without a KL term nothing of the reference, without a critic no values;
     with one update per rollout no old log-probs, because the policy that samples is the policy that learns.
+
+    Args:
+      layout: the tokens that models compute (`pack`): all that were drawn, of completions with a reward. None computes
+        every position, padding too.
     """
     objective, updates, tokens = learner.objective, learner.updates, rollout.tokens
-    micro_prompts = updates.micro_prompts or tokens.shape[0] // updates.minibatches
+    if layout is None:
+        layout = padded_layout(prompt, tokens, updates.micro_prompts or tokens.shape[0] // updates.minibatches)
     grades = dataclasses.replace(grades, valid=grades.valid & jnp.isfinite(grades.reward))
     mask = valid_tokens(grades, rollout.mask)
     selects = asks(getattr(objective.surrogate, "select", None))
@@ -40,15 +51,15 @@ def token_batch(
     old = ref_logp = ref_hidden = value = None
     if updates.updates > 1 or {"old_logp", "entropy"} & set(selects):
         policy = policy_params(learner, state)
-        old = score(learner.model, policy, prompt, tokens, micro_prompts=micro_prompts, entropy="entropy" in selects)
+        old = score(learner.model, policy, prompt, tokens, layout=layout, entropy="entropy" in selects)
     if objective.kl_coef and objective.full_vocabulary:
-        ref_hidden = map_prompts(lambda part: hidden_states(learner.model, ref, *part), (prompt, tokens), micro_prompts)
+        ref_hidden = by_rows(lambda rows: hidden_states(learner.model, ref, rows), prompt, tokens, layout)
     elif objective.needs_reference and not objective.full_vocabulary:
-        ref_logp = score(learner.model, ref, prompt, tokens, micro_prompts=micro_prompts).logp
+        ref_logp = score(learner.model, ref, prompt, tokens, layout=layout).logp
     if objective.needs_critic:
-        value = map_prompts(lambda part: values(learner, state.critic.params, *part), (prompt, tokens), micro_prompts)
+        value = by_rows(lambda rows: values(learner, state.critic.params, rows), prompt, tokens, layout)
     grades = _shaped(learner, rollout, grades)
-    token_reward = _token_reward(learner, state, prompt, rollout, grades, mask, ref_logp, micro_prompts)
+    token_reward = _token_reward(learner, state, prompt, rollout, grades, mask, ref_logp, layout)
     advantage = grade(objective, grades, rollout.mask, token_reward=token_reward, value=value)
     if updates.mask_truncated:
         mask = mask & rollout.ended[..., None]
@@ -84,7 +95,7 @@ def _token_reward(
     grades: Grades,
     mask: jax.Array,
     ref_logp: jax.Array | None,
-    micro_prompts: int,
+    layout: Layout,
 ) -> Float[Array, "P G T"]:
     """Returns the reward of each token: the score at the end, less the KL of the sampling policy where it counts."""
     objective = learner.objective
@@ -99,7 +110,7 @@ def _token_reward(
                 policy,
                 prompt,
                 rollout.tokens,
-                micro_prompts=micro_prompts,
+                layout=layout,
                 reference=reference_params(state),
                 divergence=objective.kl.divergence,
             ).divergence

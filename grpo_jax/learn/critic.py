@@ -13,12 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from grpo_jax.core.value import value_loss
 from grpo_jax.learn.learner import Learner
 from grpo_jax.models.decoder import Params, hidden_states
-from grpo_jax.types import PromptBatch, TokenBatch, WeightedSum
+from grpo_jax.models.rows import Rows
 
 
 @jax.tree_util.register_dataclass
@@ -43,22 +42,7 @@ def critic_optimizer(learner: Learner) -> optax.GradientTransformation:
     return learner.critic_optimizer or learner.optimizer
 
 
-def values(
-    learner: Learner, params: dict[str, Any], prompt: PromptBatch, tokens: Int[Array, "P G T"]
-) -> Float[Array, "P G T"]:
-    """Returns what the critic expects before each token of the completions, in units of the reward."""
-    hidden = hidden_states(learner.model, params["decoder"], prompt, tokens)
+def values(learner: Learner, params: dict[str, Any], rows: Rows) -> Float[Array, "P G U"]:
+    """Returns what the critic expects before each token of some rows, in units of the reward."""
+    hidden = hidden_states(learner.model, params["decoder"], rows)
     return jnp.matmul(hidden.astype(jnp.float32), params["output"])
-
-
-def critic_loss(
-    learner: Learner, params: dict[str, Any], batch: TokenBatch
-) -> tuple[WeightedSum, dict[str, WeightedSum]]:
-    """Returns the critic's loss on a batch, not yet divided, and its metrics."""
-    return value_loss(
-        learner.objective,
-        value=values(learner, params, batch.prompt, batch.tokens),
-        old_value=batch.value,
-        returns=batch.returns,
-        mask=batch.mask,
-    )

@@ -29,17 +29,6 @@ class UpdateSettings:
         """Optimizer updates per rollout."""
         return self.minibatches * self.epochs
 
-    def micro_batches(self, prompts: int) -> int:
-        """Returns the number of micro-batches that `prompts` prompts are cut into.
-
-        Raises:
-          ValueError: `micro_prompts` does not divide `prompts`.
-        """
-        size = self.micro_prompts or prompts
-        if prompts % size:
-            raise ValueError(f"micro_prompts: {size} does not divide the {prompts} prompts of a minibatch")
-        return prompts // size
-
 
 @settings
 class OptimizerSettings:

@@ -15,27 +15,27 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from grpo_jax.core.aggregate import token_mean
-from grpo_jax.core.logprobs import token_logprobs
-from grpo_jax.core.objective import policy_loss
 from grpo_jax.core.value import explained_variance
 from grpo_jax.learn.controllers import Coefs, after_step, effective_coefs
-from grpo_jax.learn.critic import Critic, critic_loss, critic_optimizer
+from grpo_jax.learn.critic import Critic, critic_optimizer
+from grpo_jax.learn.layout import Cells, Layout, fold
 from grpo_jax.learn.learner import Learner
-from grpo_jax.learn.microbatch import split
+from grpo_jax.learn.losses import Loss, Metrics, critic_part, policy_part
+from grpo_jax.learn.scoring import padded_layout
 from grpo_jax.learn.state import TrainState, constrain_state, full_params, reference_params
-from grpo_jax.models.decoder import Params, head, hidden_states
+from grpo_jax.models.decoder import Params
 from grpo_jax.types import TokenBatch, WeightedSum
-
-Metrics = dict[str, Any]
-
 
 Gradients = dict[str, Any]
 """`policy`: of the mean loss, with respect to what is trained; `critic`: of its own mean loss, where there is one."""
 
 
 def update(
-    learner: Learner, state: TrainState, batch: TokenBatch, order: Int[Array, "N M"] | None = None
+    learner: Learner,
+    state: TrainState,
+    batch: TokenBatch,
+    order: Int[Array, "N M"] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after all updates on a batch, and the means of their metrics.
 
@@ -44,6 +44,9 @@ def update(
 
     Args:
       order: prompts of each minibatch, epoch after epoch (`minibatch_order`). None is one minibatch of all.
+      layout: the tokens that are computed, and in which micro-batches (`pack`): where there are several minibatches,
+        one for each, along a first axis. None computes every position, padding too, in micro-batches of
+        `learner.updates.micro_prompts` prompts.
 
     Raises:
       ValueError: the learner makes several updates per batch, and there is no order.
@@ -55,17 +58,16 @@ def update(
         )
     coefs, entropy = effective_coefs(learner, state, batch)
 
-    def visit(state: TrainState, index: Int[Array, "M"]) -> tuple[TrainState, dict[str, WeightedSum]]:
-        return one_update(state, jax.tree.map(lambda x: x[index], batch))
-
-    def one_update(state: TrainState, batch: TokenBatch) -> tuple[TrainState, dict[str, WeightedSum]]:
-        gradients, metrics = gradient(learner, state, batch, coefs)
+    def visit(state: TrainState, minibatch: tuple[Any, Layout | None]) -> tuple[TrainState, dict[str, WeightedSum]]:
+        index, layout = minibatch
+        part = batch if index is None else jax.tree.map(lambda x: x[index], batch)
+        gradients, metrics = gradient(learner, state, part, coefs, layout)
         return apply(learner, state, gradients), metrics
 
     if order is None or order.shape[0] == 1:
-        state, metrics = one_update(state, batch)
+        state, metrics = visit(state, (None, layout))
     else:
-        state, metrics = jax.lax.scan(visit, state, order)
+        state, metrics = jax.lax.scan(visit, state, (order, layout))
         metrics = jax.tree.map(lambda x: x.sum(0), metrics)
     means = {name: metric.mean() for name, metric in metrics.items()}
     if batch.value is not None:
@@ -87,29 +89,32 @@ def minibatch_order(seed: int, step: int, *, prompts: int, minibatches: int, epo
 
 
 def gradient(
-    learner: Learner, state: TrainState, batch: TokenBatch, coefs: Coefs | None = None
+    learner: Learner, state: TrainState, batch: TokenBatch, coefs: Coefs | None = None, layout: Layout | None = None
 ) -> tuple[Gradients, dict[str, WeightedSum]]:
     """Returns the gradients of the mean losses over a minibatch, and their metrics, one micro-batch at a time.
 
     Args:
       coefs: the coefficients that adapt, as they are in this step; None reads them from the state.
+      layout: the tokens that are computed, and in which micro-batches; None computes every position.
     """
     if coefs is None:
         coefs, _ = effective_coefs(learner, state, batch)
+    if layout is None:
+        layout = padded_layout(batch.prompt, batch.tokens, learner.updates.micro_prompts)
     reference = reference_params(state)
 
-    def policy(params: Params, part: TokenBatch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
-        return loss(learner, full_params(learner, params, state.base), reference, part, coefs)
+    def policy(params: Params, *where: Any) -> Loss:
+        return policy_part(learner, full_params(learner, params, state.base), reference, batch, coefs, *where)
 
-    gradients, metrics = _mean_gradient(learner, policy, state.params, batch, "loss")
+    gradients, metrics = _mean_gradient(policy, state.params, layout, "loss")
     metrics["grad_norm"] = WeightedSum(optax.tree.norm(gradients), jnp.ones(()))
     if state.critic is None:
         return {"policy": gradients}, metrics
 
-    def critic(params: dict[str, Any], part: TokenBatch) -> tuple[WeightedSum, dict[str, WeightedSum]]:
-        return critic_loss(learner, params, part)
+    def critic(params: dict[str, Any], *where: Any) -> Loss:
+        return critic_part(learner, params, batch, *where)
 
-    of_critic, more = _mean_gradient(learner, critic, state.critic.params, batch, "value_loss")
+    of_critic, more = _mean_gradient(critic, state.critic.params, layout, "value_loss")
     more["critic_grad_norm"] = WeightedSum(optax.tree.norm(of_critic), jnp.ones(()))
     return {"policy": gradients, "critic": of_critic}, metrics | more
 
@@ -124,76 +129,29 @@ def apply(learner: Learner, state: TrainState, gradients: Gradients) -> TrainSta
     return dataclasses.replace(state, params=params, opt_state=opt_state, critic=critic)
 
 
-def loss(
-    learner: Learner, params: Params, reference: Params | None, batch: TokenBatch, coefs: Coefs | None = None
-) -> tuple[WeightedSum, dict[str, WeightedSum]]:
-    """Returns the objective on a batch, not yet divided, and its metrics.
-
-    Gradient: with respect to `params` alone; the reference and everything in the batch are constants.
-    """
-    objective, model = learner.objective, learner.model
-    against = divergence = None
-    if batch.ref_hidden is not None:
-        against = jax.lax.stop_gradient((batch.ref_hidden, head(model, reference)))
-        divergence = objective.kl.divergence
-    scored = token_logprobs(
-        hidden_states(model, params, batch.prompt, batch.tokens),
-        head(model, params),
-        batch.tokens,
-        temperature=model.temperature,
-        chunk=model.logprob_chunk,
-        soft_cap=model.final_cap,
-        entropy=objective.needs_entropy,
-        reference=against,
-        divergence=divergence,
-    )
-    total, metrics = policy_loss(
-        objective,
-        logp=scored.logp,
-        mask=batch.mask,
-        advantage=batch.advantage,
-        old_logp=batch.old_logp,
-        sampler_logp=batch.sampler_logp if objective.correction is not None else None,
-        ref_logp=batch.ref_logp,
-        divergence=scored.divergence,
-        entropy=scored.entropy,
-        selected=batch.selected,
-        coefs=coefs,
-    )
-    metrics["loss"] = total
-    # The mean of -log pi over drawn tokens estimates the entropy without reading the vocabulary.
-    metrics.setdefault("entropy", token_mean(-scored.logp, batch.mask))
-    if batch.sampler_logp is not None:
-        old_logp = scored.logp if batch.old_logp is None else batch.old_logp
-        metrics["sampler_gap"] = token_mean(jnp.abs(old_logp - batch.sampler_logp), batch.mask)
-    return total, jax.lax.stop_gradient(metrics)
-
-
 def _mean_gradient(
-    learner: Learner, loss: Callable[..., Any], params: Any, batch: TokenBatch, name: str
+    part: Callable[..., Loss], params: Any, layout: Layout, name: str
 ) -> tuple[Any, dict[str, WeightedSum]]:
     """Returns the gradient of a loss, the metric `name`, and all its metrics.
 
     Totals and weights are summed over micro-batches and divided once, so the cut does not matter.
+
+    Args:
+      part: `(params, size, cells)` to what a micro-batch adds to the loss.
     """
 
-    def total(params: Any, part: TokenBatch) -> tuple[jax.Array, dict[str, WeightedSum]]:
-        value, metrics = loss(params, part)
+    def total(params: Any, cells: Cells) -> tuple[jax.Array, dict[str, WeightedSum]]:
+        value, metrics = part(params, layout.size, cells)
         return value.total, metrics
 
     partial = jax.grad(total, has_aux=True)
-    parts = learner.updates.micro_batches(batch.tokens.shape[0])
-    if parts == 1:
-        summed, metrics = partial(params, batch)
-    else:
-        pieces = split(batch, parts)
-        shapes = jax.eval_shape(partial, params, jax.tree.map(lambda x: x[0], pieces))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), layout.cells)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(partial, params, first))
 
-        def add(sums: Any, part: TokenBatch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, partial(params, part)), None
+    def add(sums: Any, cells: Cells) -> Any:
+        return jax.tree.map(jnp.add, sums, partial(params, cells))
 
-        (summed, metrics), _ = jax.lax.scan(add, zeros, pieces)
+    summed, metrics = fold(layout, add, zeros)
     weight = metrics[name].weight
     scale = jnp.where(weight == 0, 0.0, 1 / jnp.where(weight == 0, 1.0, weight))
     return jax.tree.map(lambda g: g * scale, summed), metrics

@@ -20,6 +20,7 @@ __all__, __getattr__, __dir__ = exports(
             "weight_kinds",
         ),
         "grpo_jax.models.lora": ("Adapters", "attach", "init_lora", "lora_axes"),
+        "grpo_jax.models.rows": ("Packing", "Rows", "unpacked"),
         "grpo_jax.models.scoring": ("text_logits", "token_scores"),
         "grpo_jax.models.settings": ("Lora", "ModelSettings", "decoder_config"),
         "grpo_jax.models.weights.model": ("load_model", "open_model"),

@@ -1,7 +1,7 @@
 """One attention over two segments of keys and values: the shared prompt and the own completion.
 
-Axes: P prompts, G completions, Q queries, K key/value heads, R queries per key/value head, C head width,
-S prompt tokens, U tokens of the own segment.
+Axes: P prompts (or cells of several), G completions (or rows of several), Q queries, K key/value heads, R queries per
+key/value head, C head width, S tokens of the shared segment, U tokens of the own segment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Shared(NamedTuple):
 
     key: Float[Array, "P K S C"]
     value: Float[Array, "P K S C"]
-    mask: Bool[Array, "P #Q S"]
+    mask: Bool[Array, "P #G #Q S"]
     """Keys that a query sees; one row for all queries where they see the same."""
 
 
@@ -30,7 +30,7 @@ class Own(NamedTuple):
 
     key: Float[Array, "P K G C U"]
     value: Float[Array, "P K G U C"]
-    mask: Bool[Array, "Q U"]
+    mask: Bool[Array, "#P #G Q U"]
 
 
 def attend(
@@ -58,7 +58,7 @@ def attend(
     """
     query = jnp.moveaxis(query * (query.shape[-1] ** -0.5 if scale is None else scale), 3, 1)
     score = soft_cap(_product("pkgqrc,pkgcu->pkgqru", query, own.key), cap)
-    score = jnp.where(own.mask[:, None], score, MASKED)
+    score = jnp.where(own.mask[:, None, :, :, None], score, MASKED)
     top = jax.lax.stop_gradient(score.max(-1, keepdims=True))
     if shared is None:
         weight = jnp.exp(score - top)
@@ -66,7 +66,7 @@ def attend(
         out = _product("pkgqru,pkguc->pkgqrc", weight.astype(query.dtype), own.value)
     else:
         shared_score = soft_cap(_product("pkgqrc,pksc->pkgqrs", query, shared.key), cap)
-        shared_score = jnp.where(shared.mask[:, None, None, :, None], shared_score, MASKED)
+        shared_score = jnp.where(shared.mask[:, None, :, :, None], shared_score, MASKED)
         top = jnp.maximum(top, jax.lax.stop_gradient(shared_score.max(-1, keepdims=True)))
         weight, shared_weight = jnp.exp(score - top), jnp.exp(shared_score - top)
         total = weight.sum(-1, keepdims=True) + shared_weight.sum(-1, keepdims=True)

@@ -6,6 +6,8 @@ stays inside this folder.
 The completion's own segment begins with the *last prompt token*: its T inputs are that token and the first T-1
 completion tokens, so the T hidden states are exactly those that predict the T completion tokens. The prompt's
 segment holds the tokens before it. A decoding loop therefore needs no first step of its own.
+
+Axes: P cells (in a rollout: prompts), N prompts of a cell, G rows of a cell (in a rollout: completions of a prompt).
 """
 
 from __future__ import annotations
@@ -23,8 +25,16 @@ from grpo_jax.mesh.rules import constrain
 from grpo_jax.models.adapters import adapted, keep_no_weights
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
 from grpo_jax.models.config import DecoderConfig
-from grpo_jax.models.context import AttentionContext, before_last, of_layer, own_contexts, prompt_contexts
+from grpo_jax.models.context import (
+    AttentionContext,
+    before_last,
+    decoding_contexts,
+    of_layer,
+    prompt_contexts,
+    row_contexts,
+)
 from grpo_jax.models.layers import Block, Decoder, FusedBlock, rms_norm
+from grpo_jax.models.rows import Rows
 from grpo_jax.types import PromptBatch
 
 Params = dict[str, Any]
@@ -131,36 +141,31 @@ def _own(key: jax.Array, value: jax.Array, mask: jax.Array) -> Own:
 def _prompt_layer(
     config: DecoderConfig, block: Block, x: jax.Array, context: AttentionContext
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the prompts' stream `[P, 1, S, D]` after a layer, and their keys and values `[P, K, S, C]`."""
+    """Returns the prompts' stream `[P, N, S, D]` after a layer, and their keys and values `[P, K, N * S, C]`."""
     q, k, v = block.project(x, context.rope)
     x = block.finish(x, _attend(config, q, None, _own(k, v, context.own_mask)))
-    return x, jnp.moveaxis(k[:, 0], 2, 1), jnp.moveaxis(v[:, 0], 2, 1)
+    return x, *(jnp.moveaxis(part.reshape(len(part), -1, *part.shape[3:]), 2, 1) for part in (k, v))
 
 
-def hidden_states(
-    config: DecoderConfig, params: Params, prompt: PromptBatch, tokens: Int[Array, "P G T"]
-) -> Float[Array, "P G T D"]:
-    """Returns the final hidden state that predicts each completion token.
+def hidden_states(config: DecoderConfig, params: Params, rows: Rows) -> Float[Array, "P G U D"]:
+    """Returns the final hidden state that predicts each token of the rows.
 
-    Prompts are computed once for all their completions. Layers are scanned over their stacked parameters, and where
-    they differ in kind over that. Padding may follow the completions freely: attention is causal.
+    Prompts are computed once for all that follows them in their cell. Layers are scanned over their stacked parameters,
+    and where they differ in kind over that. Padding may follow the completions freely: attention is causal.
 
     Where `params` has adapters (`models.lora`), each layer's are added to its weights inside the scan: the sums of one
     layer are alive at a time, in the backward pass too.
 
     Gradient: exact, also through the prompts' keys and values.
     """
-    P, G, T = tokens.shape
-    first = jnp.broadcast_to(last_token(prompt)[:, None, None], (P, G, 1))
-    inputs = jnp.concatenate([first, tokens[..., :-1]], -1)
-    in_prompt, in_completion = prompt_contexts(config, prompt), own_contexts(config, prompt, jnp.arange(T), T)
+    in_prompt, in_rows = prompt_contexts(config, rows.prompt), row_contexts(config, rows)
     mixed, rules = len(set(config.local)) > 1, config.rules
 
     def layer(streams: tuple[jax.Array, jax.Array], this: tuple[Params, Params | None, Any]) -> tuple[Any, None]:
         prompt_x, x = streams
         layer_params, adapters, local = this
         local = local if mixed else config.is_local(0)
-        block, context = _block(Block, config, adapted(layer_params, adapters)), of_layer(in_completion, local)
+        block, context = _block(Block, config, adapted(layer_params, adapters)), of_layer(in_rows, local)
         prompt_x, *segment = _prompt_layer(config, block, prompt_x, of_layer(in_prompt, local))
         q, k, v = block.project(x, context.rope)
         shared = Shared(*segment, context.prompt_mask)
@@ -174,8 +179,8 @@ def hidden_states(
         layer = jax.checkpoint(layer, prevent_cse=False)
     elif policies:
         layer = jax.checkpoint(layer, prevent_cse=False, policy=_all_of(policies))
-    prompt_x = constrain(rules, _embed(config, params, prompt.tokens)[:, None], "prompt")
-    x = constrain(rules, _embed(config, params, inputs), *STREAM)
+    prompt_x = constrain(rules, _embed(config, params, rows.prompt.tokens), "prompt")
+    x = constrain(rules, _embed(config, params, rows.inputs), *STREAM)
     (_, x), _ = jax.lax.scan(layer, (prompt_x, x), every, unroll=config.unroll)
     return _final_norm(config, params, x)
 
@@ -192,7 +197,8 @@ def _all_of(policies: list[Callable[..., bool]]) -> Callable[..., bool]:
 def prefill(config: DecoderConfig, published: Params, prompt: PromptBatch) -> tuple[Shared, ...]:
     """Returns each layer's keys and values of the prompts, from weights in the rollout layout."""
     x = constrain(config.rules, _embed(config, published, prompt.tokens)[:, None], "prompt")
-    segments, contexts, seen = [], prompt_contexts(config, prompt), before_last(prompt)
+    segments, seen = [], before_last(prompt)
+    contexts = prompt_contexts(config, jax.tree.map(lambda x: x[:, None], prompt))
     for i, layer_params in enumerate(published["layers"]):
         block = _block(FusedBlock, config, layer_params)
         x, key, value = _prompt_layer(config, block, x, of_layer(contexts, config.is_local(i)))
@@ -217,17 +223,19 @@ def decode(
     cache: Cache,
     tokens: Int[Array, "P G"],
     cursor: Int[Array, ""],
+    start: Int[Array, "P G"],
 ) -> tuple[Float[Array, "P G V"], Cache]:
     """Returns float32 logits of the next token of every completion, and the cache with this one written.
 
-    All rows write at one cursor (their index in their own segment), so the write is one slice and stays in place.
+    All rows write at one cursor, so the write is one slice and stays in place.
 
     Args:
       published: weights in the rollout layout (see `publish`).
-      tokens: the input at `cursor`: the last prompt token at 0, then the tokens drawn.
+      tokens: the input at `cursor`: the last prompt token at its `start`, then the tokens drawn.
+      start: where each completion begins in its own segment.
     """
     cursor, length = jnp.asarray(cursor), cache[0][0].shape[-1]
-    contexts = own_contexts(config, prompt, cursor[None], length)
+    contexts = decoding_contexts(config, prompt, cursor, start, length)
     x = constrain(config.rules, _embed(config, published, tokens[..., None]), *STREAM)
     written = []
     for i, (layer_params, shared, (keys, values)) in enumerate(zip(published["layers"], segments, cache, strict=True)):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from grpo_jax.models.rope_scaling import Scaling, Yarn
 
 Rope = tuple[jax.Array, jax.Array]
-"""Cosines and sines `[P, 1, Q, C / 2]` of the angles by which rotary positions rotate queries and keys."""
+"""Cosines and sines `[#P, #G, Q, C / 2]` of the angles by which rotary positions rotate queries and keys."""
 
 
 def frequencies(*, width: int, theta: float, scaling: Scaling | None = None) -> np.ndarray:
@@ -32,11 +32,11 @@ def frequencies(*, width: int, theta: float, scaling: Scaling | None = None) -> 
 
 
 def rope(
-    position: Int[Array, "P Q"], *, width: int, theta: float, scaling: Scaling | None = None
-) -> tuple[Float[Array, "P 1 Q C/2"], Float[Array, "P 1 Q C/2"]]:
+    position: Int[Array, "P G Q"], *, width: int, theta: float, scaling: Scaling | None = None
+) -> tuple[Float[Array, "P G Q C/2"], Float[Array, "P G Q C/2"]]:
     """Returns cosine and sine of `position * frequency`; computed once, used by every layer of its kind."""
     frequency = jnp.asarray(frequencies(width=width, theta=theta, scaling=scaling), jnp.float32)
-    angle = position.astype(jnp.float32)[:, None, :, None] * frequency
+    angle = position.astype(jnp.float32)[..., None] * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     if isinstance(scaling, Yarn):
         cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor

@@ -44,11 +44,11 @@ def sample(
     steps = -(-max_tokens // check_every) * check_every
     segments = prefill(config, published, prompt)
     uniform = jax.vmap(lambda t: _uniform(keys, t))(jnp.arange(steps))
-    ends = jnp.asarray(eos_ids, jnp.int32)
+    ends, start = jnp.asarray(eos_ids, jnp.int32), jnp.zeros((P, G), jnp.int32)
 
     def step(t: jax.Array, carry: tuple) -> tuple:
         token, done, cache, tokens, logps, drawn = carry
-        logits, cache = decode(config, published, prompt, segments, cache, token, t)
+        logits, cache = decode(config, published, prompt, segments, cache, token, t, start)
         token, logp = sampler(logits, uniform[t])
         live = ~done
         token, logp = jnp.where(live, token, 0), jnp.where(live, logp, 0.0)

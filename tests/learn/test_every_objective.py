@@ -16,7 +16,7 @@ from grpo_jax.core.correction import OffPolicyMask, RejectSequences, SequenceBan
 from grpo_jax.core.kl import RatioWeighted, StraightThrough, k1, k2, k3
 from grpo_jax.core.surrogate import CispoCap, ClipCov, Dppo, EntropySelected, KlCov, Vespo, binary_tv
 from grpo_jax.learn import score, token_batch
-from grpo_jax.learn.critic import critic_loss
+from grpo_jax.learn.losses import critic_loss
 from grpo_jax.learn.state import init_state
 from grpo_jax.learn.step import update
 from grpo_jax.models import init

@@ -13,8 +13,9 @@ from grpo_jax.core import PpoClip, deepseek_r1, exact, grpo, ppo_clip, sft
 from grpo_jax.core.naming import show
 from grpo_jax.learn import UpdateSettings, score, token_batch
 from grpo_jax.learn.state import init_state, renew_reference
+from grpo_jax.learn.layout import padded
 from grpo_jax.learn.step import minibatch_order, update
-from grpo_jax.models import head, hidden_states, init
+from grpo_jax.models import head, hidden_states, init, unpacked
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from grpo_jax.types import Grades, Rollout, TokenBatch
 from tests.learn.small import MODEL, learner, policy_gradient
@@ -59,7 +60,7 @@ def on_policy(batch):
 
 def log_probs(params, batch):
     """Log-probs of the drawn tokens the plain way, all logits at once."""
-    logits = hidden_states(MODEL, params, batch.prompt, batch.tokens) @ head(MODEL, params)
+    logits = hidden_states(MODEL, params, unpacked(batch.prompt, batch.tokens)) @ head(MODEL, params)
     return jnp.take_along_axis(jax.nn.log_softmax(logits), batch.tokens[..., None], -1)[..., 0]
 
 
@@ -138,7 +139,7 @@ def test_minibatch_order_visits_every_prompt_once_per_epoch_and_depends_on_seed_
 
 def test_a_micro_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="micro_prompts: 3 does not divide the 4 prompts"):
-        UpdateSettings(micro_prompts=3).micro_batches(4)
+        padded(4, 2, 3, 5, micro_prompts=3)
 
 
 def rollout_and_rewards():
@@ -190,7 +191,8 @@ def test_the_exact_kl_in_the_loss_reads_the_reference_over_the_whole_vocabulary(
 
     def expected(params):
         hidden = [
-            hidden_states(MODEL, p, batch.prompt, batch.tokens) @ head(MODEL, p) for p in (params, state.reference)
+            hidden_states(MODEL, p, unpacked(batch.prompt, batch.tokens)) @ head(MODEL, p)
+            for p in (params, state.reference)
         ]
         logp, ref = (jax.nn.log_softmax(x) for x in hidden)
         kl = (jnp.exp(logp) * (logp - ref)).sum(-1)
@@ -293,7 +295,7 @@ def test_scores_and_losses_know_the_models_bound_on_its_logits(batch):
     one = learner(ppo_clip(), model=model)
     params = jax.tree.map(lambda x: 3 * x, init(model, jax.random.key(0)))
     batch = on_policy(batch)
-    logits = hidden_states(model, params, batch.prompt, batch.tokens) @ head(model, params)
+    logits = hidden_states(model, params, unpacked(batch.prompt, batch.tokens)) @ head(model, params)
     capped = jax.nn.log_softmax(1.5 * jnp.tanh(logits / 1.5))
     expected = jnp.take_along_axis(capped, batch.tokens[..., None], -1)[..., 0]
     uncapped = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.tokens[..., None], -1)[..., 0]

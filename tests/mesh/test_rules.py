@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from grpo_jax.core.naming import show
 from grpo_jax.mesh import AXES, Rules, constrain, fetch, make_mesh, sharding, spec, specs
-from grpo_jax.models import hidden_states, logical_axes
+from grpo_jax.models import hidden_states, logical_axes, unpacked
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from tests.rollout.small import quick_jit, random_params
 
@@ -113,12 +113,12 @@ def test_rules_split_a_model_and_its_activations_and_change_no_number(rules, dow
     plain = tiny_config(vocab=24)
     config, params = dataclasses.replace(plain, rules=rules), random_params(plain)
     prompt, tokens = tiny_prompts((5, 1, 3, 6)), jax.random.randint(jax.random.key(1), (4, 2, 5), 0, 23)
-    expected = quick_jit(hidden_states, static_argnums=0)(plain, params, prompt, tokens)
+    expected = quick_jit(hidden_states, static_argnums=0)(plain, params, unpacked(prompt, tokens))
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     with jax.set_mesh(mesh):
         parts = specs(rules, logical_axes(config))
         placed = jax.tree.map(lambda x, part: jax.device_put(x, NamedSharding(mesh, part)), params, parts)
-        got = quick_jit(hidden_states, static_argnums=0)(config, placed, prompt, tokens)
+        got = quick_jit(hidden_states, static_argnums=0)(config, placed, unpacked(prompt, tokens))
     assert placed["layers"]["down"].addressable_shards[0].data.shape == down
     assert got.addressable_shards[0].data.shape[:2] == stream
     np.testing.assert_allclose(got, expected, atol=2e-6)

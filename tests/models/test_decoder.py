@@ -23,6 +23,7 @@ from grpo_jax.models import (
     init,
     logical_axes,
     prefill,
+    unpacked,
     weight_kinds,
 )
 from grpo_jax.models.attention import Own, Shared, attend, soft_cap
@@ -76,14 +77,14 @@ def decode_all(config, params, prompt, tokens):
     inputs = jnp.moveaxis(jnp.concatenate([first, tokens[..., :-1]], -1), -1, 0)
 
     def step(cache, now):
-        logits, cache = decode(config, published, prompt, segments, cache, now[0], now[1])
+        logits, cache = decode(config, published, prompt, segments, cache, now[0], now[1], jnp.zeros_like(now[0]))
         return cache, logits
 
     return jax.lax.scan(step, cache, (inputs, jnp.arange(tokens.shape[-1])))[1]
 
 
 def mean_logp(config, params, prompt, tokens, weight):
-    hidden = hidden_states(config, params, prompt, tokens)
+    hidden = hidden_states(config, params, unpacked(prompt, tokens))
     scored = token_logprobs(hidden, head(config, params), tokens, chunk=3, soft_cap=config.final_cap)
     return (scored.logp * weight).mean()
 
@@ -114,7 +115,7 @@ def expected_logits(config):
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
 def test_the_training_forward_equals_the_plain_one_at_every_position(config):
     params = random_params(config)
-    got = soft_cap(states(config, params, PROMPT, TOKENS) @ head(config, params), config.final_cap)
+    got = soft_cap(states(config, params, unpacked(PROMPT, TOKENS)) @ head(config, params), config.final_cap)
     np.testing.assert_allclose(got, expected_logits(config), atol=3e-5)
 
 
@@ -140,8 +141,8 @@ def test_a_shared_prompt_equals_a_repeated_one_in_value_and_gradient():
 @pytest.mark.parametrize("shift", [-200.0, 200.0])
 def test_one_softmax_spans_both_segments_whichever_outweighs_the_other(shift):
     """exp(200) is no float32: the maximum of both segments has to leave the exponent."""
-    one, seen = jnp.ones((1,) * 6), jnp.ones((1, 1, 1), bool)
-    own = Own(one[0], 5 * one[0], seen[0])
+    one, seen = jnp.ones((1,) * 6), jnp.ones((1, 1, 1, 1), bool)
+    own = Own(one[0], 5 * one[0], seen)
 
     def out(key):
         return attend(one, Shared(key, 3 * one[0, 0], seen), own).sum()
@@ -215,7 +216,7 @@ def test_a_window_over_all_there_is_costs_nothing(local):
     plain = tiny_config()
 
     def products(config):
-        trace = jax.make_jaxpr(hidden_states, static_argnums=0)(config, random_params(plain), PROMPT, TOKENS)
+        trace = jax.make_jaxpr(hidden_states, static_argnums=0)(config, random_params(plain), unpacked(PROMPT, TOKENS))
         return sorted(str(eqn.primitive) for eqn in trace.eqns if eqn.primitive.name != "scan"), [
             len(eqn.params["jaxpr"].eqns) for eqn in trace.eqns if eqn.primitive.name == "scan"
         ]
@@ -228,7 +229,7 @@ def test_a_window_over_all_there_is_costs_nothing(local):
 @pytest.mark.parametrize("family", ["llama", "experts"])
 def test_what_follows_a_token_does_not_change_it(family):
     config = FAMILIES[family]
-    a, b = (states(config, random_params(config), PROMPT, x) for x in (TOKENS, TOKENS.at[..., 4:].set(1)))
+    a, b = (states(config, random_params(config), unpacked(PROMPT, x)) for x in (TOKENS, TOKENS.at[..., 4:].set(1)))
     chex.assert_trees_all_equal(a[..., :5, :], b[..., :5, :])
     assert float(jnp.abs(a[..., 5:, :] - b[..., 5:, :]).min(-1).max()) > 1e-3
 
@@ -236,16 +237,16 @@ def test_what_follows_a_token_does_not_change_it(family):
 def test_prompt_padding_does_not_change_anything():
     config = FAMILIES["llama"]
     other = PromptBatch(tokens=jnp.where(PROMPT.mask, PROMPT.tokens, 7), mask=PROMPT.mask)
-    a, b = (states(config, random_params(config), p, TOKENS) for p in (PROMPT, other))
+    a, b = (states(config, random_params(config), unpacked(p, TOKENS)) for p in (PROMPT, other))
     chex.assert_trees_all_equal(a, b)
 
 
 def test_bfloat16_computes_in_bfloat16_and_stays_near_float32():
     config = FAMILIES["llama"]
     params = random_params(config)
-    half = states(dataclasses.replace(config, dtype="bfloat16"), params, PROMPT, TOKENS)
+    half = states(dataclasses.replace(config, dtype="bfloat16"), params, unpacked(PROMPT, TOKENS))
     assert half.dtype == jnp.bfloat16
-    assert float(jnp.abs(half - states(config, params, PROMPT, TOKENS)).mean()) < 0.05
+    assert float(jnp.abs(half - states(config, params, unpacked(PROMPT, TOKENS))).mean()) < 0.05
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from grpo_jax.mesh import fetch, make_mesh, specs
-from grpo_jax.models import hidden_states, logical_axes
+from grpo_jax.models import hidden_states, logical_axes, unpacked
 from grpo_jax.models.experts import route
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from tests.rollout.small import quick_jit, random_params
@@ -47,7 +47,7 @@ def test_experts_spread_over_devices_are_the_experts_of_one():
     weight = jax.random.normal(jax.random.key(2), (4, 2, 5, config.hidden))
 
     def value(params):
-        return (hidden_states(config, params, prompt, tokens) * weight).sum()
+        return (hidden_states(config, params, unpacked(prompt, tokens)) * weight).sum()
 
     results = [quick_jit(jax.value_and_grad(value))(params)]
     mesh = make_mesh(data=2, fsdp=2, tensor=2)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax.models import head, hidden_states
+from grpo_jax.models import head, hidden_states, unpacked
 from grpo_jax.models.attention import soft_cap
 from grpo_jax.models.weights import load, read_source
 from grpo_jax.types import PromptBatch
@@ -26,6 +26,6 @@ def test_logits_are_those_of_transformers(directory):
         model = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
         theirs = model(torch.tensor(tokens)).logits.numpy()
     prompt = PromptBatch(tokens=tokens[:, :9], mask=np.ones((2, 9), bool))
-    hidden = hidden_states(source.config, params, prompt, jnp.asarray(tokens[:, None, 9:]))
+    hidden = hidden_states(source.config, params, unpacked(prompt, jnp.asarray(tokens[:, None, 9:])))
     ours = soft_cap(hidden @ head(source.config, params), source.config.final_cap)
     np.testing.assert_allclose(ours[:, 0], theirs[:, 8:-1], atol=1e-4)

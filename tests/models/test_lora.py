@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grpo_jax.mesh import Rules, specs
-from grpo_jax.models import Lora, attach, decoder, head, hidden_states, init_lora, lora_axes, merge_adapters
+from grpo_jax.models import Lora, attach, decoder, head, hidden_states, init_lora, lora_axes, merge_adapters, unpacked
 from grpo_jax.models.adapters import TARGETS, product
 from grpo_jax.rollout import publish
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
@@ -124,7 +124,7 @@ def test_what_cannot_be_adapted_is_refused(changes, message):
 def test_new_adapters_change_no_bit_of_the_forward_pass_or_of_the_published_weights(config):
     params = random_params(config)
     adapters = init_lora(config, LORA, jax.random.key(0))
-    got, expected = (states(config, p, PROMPT, TOKENS) for p in (attach(params, adapters, LORA), params))
+    got, expected = (states(config, p, unpacked(PROMPT, TOKENS)) for p in (attach(params, adapters, LORA), params))
     np.testing.assert_array_equal(got, expected)
     chex.assert_trees_all_equal(publish(config, attach(params, adapters, LORA)), publish(config, params))
 
@@ -160,16 +160,18 @@ def test_merged_weights_are_w_plus_alpha_over_rank_times_a_b(name):
 def test_adapters_inside_the_scan_give_what_merged_weights_give(name):
     config = CONFIGS[name]
     params, adapters = random_params(config), random_adapters(config)
-    inside = states(config, attach(params, adapters, LORA), PROMPT, TOKENS)
-    np.testing.assert_allclose(inside, states(config, merge(params, adapters, LORA), PROMPT, TOKENS), atol=1e-6)
-    assert float(jnp.abs(inside - states(config, params, PROMPT, TOKENS)).max()) > 0.1
+    inside = states(config, attach(params, adapters, LORA), unpacked(PROMPT, TOKENS))
+    np.testing.assert_allclose(
+        inside, states(config, merge(params, adapters, LORA), unpacked(PROMPT, TOKENS)), atol=1e-6
+    )
+    assert float(jnp.abs(inside - states(config, params, unpacked(PROMPT, TOKENS))).max()) > 0.1
 
 
 @pytest.mark.parametrize("name", ["dense", "local", "experts"])
 def test_decoding_from_published_weights_equals_the_training_forward(name):
     config = CONFIGS[name]
     params = attach(random_params(config), random_adapters(config), LORA)
-    logits = states(config, params, PROMPT, TOKENS) @ head(config, params)
+    logits = states(config, params, unpacked(PROMPT, TOKENS)) @ head(config, params)
     np.testing.assert_allclose(jnp.moveaxis(decode_all(config, params, PROMPT, TOKENS), 0, 2), logits, atol=3e-5)
 
 
@@ -189,7 +191,7 @@ def both_gradients(config, params, adapters):
     """The gradient of one number with respect to the adapters, and to the merged weights."""
 
     def number(params):
-        return jnp.mean(jnp.sin(3 * hidden_states(config, params, PROMPT, TOKENS)))
+        return jnp.mean(jnp.sin(3 * hidden_states(config, params, unpacked(PROMPT, TOKENS))))
 
     of_adapters = jax.grad(lambda adapters: number(attach(params, adapters, LORA)))(adapters)
     return of_adapters, jax.grad(number)(merge(params, adapters, LORA))
@@ -215,7 +217,7 @@ def kept(config):
     params, adapters = random_params(config), random_adapters(config)
 
     def loss(adapters):
-        return hidden_states(config, attach(params, adapters, LORA), PROMPT, TOKENS).sum()
+        return hidden_states(config, attach(params, adapters, LORA), unpacked(PROMPT, TOKENS)).sum()
 
     scans = [e for e in jax.make_jaxpr(jax.grad(loss))(adapters).eqns if e.primitive.name == "scan"]
     forward = scans[0]

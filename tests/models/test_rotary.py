@@ -16,7 +16,7 @@ def turns(count, original):
 
 
 def test_linear_scaling_interpolates_positions():
-    position = jnp.array([[0, 4, 20]])
+    position = jnp.array([[[0, 4, 20]]])
     plain = rope(position / 4, width=6, theta=100.0)
     scaled = rope(position, width=6, theta=100.0, scaling=Linear(factor=4.0))
     np.testing.assert_allclose(scaled, plain, atol=1e-6)
@@ -42,7 +42,7 @@ def test_yarn_ramps_from_the_fast_feature_to_the_slow_one_and_lengthens():
     assert kept[-1] == 0
     got = frequencies(width=16, theta=math.exp(8), scaling=scaling)
     np.testing.assert_allclose(got, plain * (np.array(kept) + (1 - np.array(kept)) / 4), rtol=1e-12)
-    angles = rope(jnp.arange(5)[None], width=16, theta=math.exp(8), scaling=scaling)
+    angles = rope(jnp.arange(5)[None, None], width=16, theta=math.exp(8), scaling=scaling)
     np.testing.assert_allclose(np.hypot(*angles), 1.25, rtol=1e-6)
     lengths = np.linalg.norm(rotate(jnp.ones((1, 1, 5, 16)), angles), axis=-1)
     np.testing.assert_allclose(lengths, 1.25 * 4, rtol=1e-6)
@@ -61,7 +61,7 @@ def test_a_yarn_ramp_without_a_width_is_a_step(original, turns, truncate, kept):
 def test_a_frequency_is_rounded_once():
     """At position 100,000 an error of three roundings would be an angle of 0.03."""
     exact = frequencies(width=128, theta=1e6)
-    cos, sin = rope(jnp.array([[1]]), width=128, theta=1e6)
+    cos, sin = rope(jnp.array([[[1]]]), width=128, theta=1e6)
     angle = np.arctan2(np.float64(sin), np.float64(cos))[0, 0, 0]
     np.testing.assert_allclose(angle, exact, rtol=3e-7)
     assert exact.dtype == np.float64

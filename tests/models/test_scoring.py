@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from grpo_jax.core import kl_divergence
-from grpo_jax.models import text_logits, token_scores
+from grpo_jax.models import text_logits, token_scores, unpacked
 from grpo_jax.testing.decoder import log_softmax, plain_logits
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
 from tests.rollout.small import quick_jit, random_params
@@ -58,7 +58,7 @@ def test_logits_of_texts_are_those_of_the_plain_decoder_whatever_the_padding(con
 
 @configs
 def test_scores_are_those_of_the_plain_decoder(config):
-    got = scores(config, random_params(config), PROMPT, TOKENS, entropy=True)
+    got = scores(config, random_params(config), unpacked(PROMPT, TOKENS), entropy=True)
     logp_V = plain_logp(config)
     np.testing.assert_allclose(got.logp, np.take_along_axis(logp_V, TOKENS[..., None], -1)[..., 0], atol=3e-5)
     np.testing.assert_allclose(got.entropy, -(np.exp(logp_V) * logp_V).sum(-1), atol=3e-5)
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_plain_decoder(config):
 @configs
 def test_scores_have_the_divergence_over_the_whole_vocabulary_from_given_weights(config):
     params, reference = random_params(config), random_params(config, 1)
-    got = scores(config, params, PROMPT, TOKENS, reference=reference, divergence=kl_divergence)
+    got = scores(config, params, unpacked(PROMPT, TOKENS), reference=reference, divergence=kl_divergence)
     logp_V, ref_logp_V = plain_logp(config), plain_logp(config, 1)
     expected = (np.exp(logp_V) * (logp_V - ref_logp_V)).sum(-1)
     assert expected.max() > 0.05
@@ -80,7 +80,7 @@ def test_the_reference_is_a_constant():
 
     def total(params, reference):
         return token_scores(
-            config, params, PROMPT, TOKENS, reference=reference, divergence=kl_divergence
+            config, params, unpacked(PROMPT, TOKENS), reference=reference, divergence=kl_divergence
         ).divergence.sum()
 
     here, there = quick_jit(jax.grad(total, argnums=(0, 1)))(params, random_params(config, 1))
@@ -95,11 +95,13 @@ def test_no_more_logits_are_alive_than_the_model_says():
 
     def alive(chunk):
         trace = jax.make_jaxpr(token_scores, static_argnums=0)(
-            dataclasses.replace(config, logprob_chunk=chunk), params, PROMPT, tokens
+            dataclasses.replace(config, logprob_chunk=chunk), params, unpacked(PROMPT, tokens)
         )
         return {int(n) for n in re.findall(r"f32\[4,2,(\d),29\]", str(trace))}
 
     assert alive(2) == {2}
     assert alive(16) == {7}
-    one, other = (scores(dataclasses.replace(config, logprob_chunk=n), params, PROMPT, tokens) for n in (2, 16))
+    one, other = (
+        scores(dataclasses.replace(config, logprob_chunk=n), params, unpacked(PROMPT, tokens)) for n in (2, 16)
+    )
     chex.assert_trees_all_close(one, other, atol=1e-6)

@@ -13,7 +13,7 @@ import pytest
 
 from grpo_jax.core import token_logprobs
 from grpo_jax.mesh import jit
-from grpo_jax.models import head, hidden_states, token_scores
+from grpo_jax.models import head, hidden_states, token_scores, unpacked
 from grpo_jax.rollout import Sampler, publish, sample, sample_keys
 from grpo_jax.testing.decoder import log_softmax, plain_logits
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts
@@ -146,7 +146,7 @@ def test_when_the_end_is_tested_does_not_change_the_rollout(check_every):
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_the_sampler_and_the_trainer_agree_on_log_probabilities(temperature):
     got = rollout(eos_ids=ends(), sampler=Sampler(temperature=temperature))
-    hidden = quick_jit(hidden_states, static_argnums=0)(CONFIG, PARAMS, PROMPT, got.tokens)
+    hidden = quick_jit(hidden_states, static_argnums=0)(CONFIG, PARAMS, unpacked(PROMPT, got.tokens))
     scored = token_logprobs(hidden, head(CONFIG, PARAMS), got.tokens, temperature=temperature).logp
     assert 0 < got.mask.sum() < got.mask.size
     np.testing.assert_allclose(got.logp[got.mask], scored[got.mask], atol=1e-5)
@@ -159,7 +159,7 @@ def test_without_a_sampler_the_models_temperature_is_drawn_at_and_scored():
     got = generated(config, published, PROMPT, KEYS, max_tokens=T, eos_ids=ends())
     chex.assert_trees_all_equal(got, rollout(eos_ids=ends()))
     assert_plain(got, eos_ids=ends(), temperature=0.7)
-    scored = quick_jit(token_scores, static_argnums=0)(config, PARAMS, PROMPT, got.tokens).logp
+    scored = quick_jit(token_scores, static_argnums=0)(config, PARAMS, unpacked(PROMPT, got.tokens)).logp
     np.testing.assert_allclose(got.logp[got.mask], scored[got.mask], atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from grpo_jax.cli.main import main
 from grpo_jax.config import ConfigError, load
 from grpo_jax.config.build import build_run
 from grpo_jax.data import Dataset, HfTokenizer
-from grpo_jax.models import head, hidden_states
+from grpo_jax.models import head, hidden_states, unpacked
 from grpo_jax.models.weights import Card, export, read_source
 from grpo_jax.models.weights import load as load_weights
 from grpo_jax.rewards import Rewards
@@ -144,7 +144,7 @@ def test_an_exported_model_has_the_same_logits_in_transformers(home, tmp_path):
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(torch.tensor(tokens)).logits.numpy()
     prompt = PromptBatch(tokens=tokens[:, :1], mask=np.ones((1, 1), bool))
     following = np.append(tokens[:, 1:], [[0]], 1)[:, None]
-    ours = hidden_states(source.config, given, prompt, following) @ head(source.config, given)
+    ours = hidden_states(source.config, given, unpacked(prompt, following)) @ head(source.config, given)
     np.testing.assert_allclose(ours[0, 0], theirs[0], atol=1e-4)
 
 

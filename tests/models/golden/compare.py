@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grpo_jax.core import token_logprobs
-from grpo_jax.models import head, hidden_states
+from grpo_jax.models import head, hidden_states, unpacked
 from grpo_jax.models.attention import soft_cap
 from grpo_jax.models.families import FAMILIES
 from grpo_jax.models.weights.layout import get, make_leaves
@@ -66,7 +66,7 @@ def prompts(name):
 @functools.partial(quick_jit, static_argnums=0)
 def logits(config, params, prompt, tokens):
     """The logits that predict each token."""
-    return soft_cap(hidden_states(config, params, prompt, tokens) @ head(config, params), config.final_cap)
+    return soft_cap(hidden_states(config, params, unpacked(prompt, tokens)) @ head(config, params), config.final_cap)
 
 
 @functools.partial(quick_jit, static_argnums=0)
@@ -74,7 +74,7 @@ def scored(config, params, prompt, tokens, mask):
     """The gradient of the masked mean of the log-probs, and the log-probs."""
 
     def mean(params):
-        hidden = hidden_states(config, params, prompt, tokens)
+        hidden = hidden_states(config, params, unpacked(prompt, tokens))
         logp = token_logprobs(hidden, head(config, params), tokens, soft_cap=config.final_cap).logp
         return logp.mean(where=mask), logp
 

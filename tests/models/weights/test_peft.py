@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grpo_jax.models import Lora, attach, head, hidden_states
+from grpo_jax.models import Lora, attach, head, hidden_states, unpacked
 from grpo_jax.models.adapters import TARGETS
 from grpo_jax.models.attention import soft_cap
 from grpo_jax.models.weights import load, read_source
@@ -51,7 +51,7 @@ def test_logits_in_peft_are_those_of_the_adapters_and_of_the_merged_model(name, 
         theirs = model(torch.tensor(tokens)).logits.numpy()[:, 8:-1]
     prompt = PromptBatch(tokens=tokens[:, :9], mask=np.ones((2, 9), bool))
     for ours in (attach(params, adapters, lora), merge(params, adapters, lora)):
-        hidden = states(config, ours, prompt, jnp.asarray(tokens[:, None, 9:]))
+        hidden = states(config, ours, unpacked(prompt, jnp.asarray(tokens[:, None, 9:])))
         logits = soft_cap(hidden @ head(config, ours), config.final_cap)
         np.testing.assert_allclose(logits[:, 0], theirs, atol=1e-4)
     assert np.abs(theirs - before).max() > 0.1

@@ -1,0 +1,276 @@
+"""Which completions share a cell: lengths in, a layout out. On the host, with NumPy, and a function of lengths alone.
+
+Rows have the length of the longest completion, prompts that of the longest prompt, both rounded up to one of a few
+buckets. Completions go into the rows of a cell prompt by prompt, the longest first, each where it leaves the least
+room; what does not fit waits for the next cell. Every cell of a batch has the same size, so that one program computes
+them all; how many there are is known at run time only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from grpo_jax.learn.layout import Cells, Layout, Size
+
+EIGHTHS = (1, 2, 3, 4, 6, 8)
+"""Lengths of rows and prompts, and numbers of rows, in eighths of the most: few, so that programs are few."""
+
+PROMPTS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Prompts of a cell."""
+
+COMPLETIONS_PER_ROW = 16
+"""Completions that a row has room for."""
+
+KEYS = 3
+"""Attention over 3 D keys takes about as long as all products of a token with weights (measured on a CPU)."""
+
+NEAR = 1.03
+"""Of the shapes that cost about as little as the best one does, the largest is taken."""
+
+KNOWN = 1.15
+"""A shape that there is a program for is taken before a new one, unless it costs this much more than the best."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Room:
+    """The full size of a batch, and what of it may be computed at once."""
+
+    length: int
+    """T, the most tokens of a completion."""
+    prompt_length: int
+    """S."""
+    hidden: int
+    """D, the width of the model."""
+    micro_prompts: int | None = None
+    """Prompts, with all completions at their limit, whose activations there is memory for; None is a whole batch."""
+    parts: int = 1
+    """Groups of devices that hold different prompts."""
+    row_devices: int = 1
+    """Devices that the rows of a cell are spread over."""
+
+
+class Shape(NamedTuple):
+    """The room of a cell, and how many there are at once."""
+
+    rows: int
+    length: int
+    prompts: int
+    prompt_length: int
+    lanes: int
+    """Cells of a part that are computed at once."""
+
+    @property
+    def positions(self) -> int:
+        """Tokens that a model computes for all that are computed at once."""
+        return self.lanes * (self.rows * self.length + self.prompts * self.prompt_length)
+
+    def cost(self, hidden: int) -> float:
+        """Returns about what a model of this width does for it, in tokens without attention."""
+        keys = self.length + self.prompts * self.prompt_length
+        return self.positions + self.lanes * self.rows * self.length * keys / (KEYS * hidden)
+
+
+class Place(NamedTuple):
+    """Where a completion stands in its cell."""
+
+    completion: int
+    start: int
+    length: int
+    slot: int
+
+
+class Cell(NamedTuple):
+    """What stands in a cell."""
+
+    places: list[Place]
+    prompts: list[int]
+
+
+def pack(
+    lengths: np.ndarray,
+    prompt_lengths: np.ndarray,
+    room: Room,
+    *,
+    order: np.ndarray | None = None,
+    known: Sequence[Shape] = (),
+) -> tuple[Layout, Shape, float]:
+    """Returns a layout of live tokens, and the share of the positions computed that are padding.
+
+    A function of its arguments, so that a resumed run computes what the first one did.
+
+    Args:
+      lengths: `[P, G]`, tokens of each completion that are live; 0 where none is.
+      prompt_lengths: `[P]`.
+      order: `[N, P / N]`, the prompts of several minibatches; the layout is then one for each, along a first axis.
+
+    Raises:
+      ValueError: `room.micro_prompts` does not divide the prompts of a minibatch, or the mesh does not.
+
+    >>> layout, padding = pack(np.array([[4, 1, 2, 1]]), np.array([4]), Room(length=8, prompt_length=4, hidden=64))
+    >>> layout.size.rows, layout.size.length, layout.cells.start[0, 0, :4].tolist(), padding
+    (2, 4, [0, 4, 6, 7], 0.0)
+    """
+    batches = [lengths] if order is None else [lengths[index] for index in order]
+    size = len(batches[0])
+    at_once = room.micro_prompts or size
+    if size % at_once:
+        raise ValueError(f"micro_prompts: {at_once} does not divide the {size} prompts of a minibatch")
+    if at_once % room.parts:
+        raise ValueError(f"micro_prompts: {at_once} is not a multiple of the {room.parts} devices along prompts")
+    lanes = at_once // room.parts
+    shape, filled = _smallest(batches, int(prompt_lengths.max()), room, lanes, known)
+    counts = [_micro_batches(parts, shape.lanes) for parts in filled]
+    # The number of places for micro-batches is that of a batch at its limits, so that it seldom changes.
+    full = size * lengths.shape[1] * room.length // (shape.rows * shape.length * shape.lanes * room.parts)
+    most = 1 << (max(full, *counts) - 1).bit_length()
+    layouts = [
+        Layout(
+            size=Size(parts=room.parts, rows=shape.rows, length=shape.length, prompt_length=shape.prompt_length),
+            cells=_arrays(parts, shape, most),
+            count=np.int32(count),
+        )
+        for parts, count in zip(filled, counts, strict=True)
+    ]
+    live = sum(int(batch.sum()) for batch in batches)
+    live += int(prompt_lengths.sum() if order is None else prompt_lengths[order].sum())
+    padding = 1 - live / (sum(counts) * room.parts * shape.positions)
+    layout = layouts[0] if order is None else jax.tree.map(lambda *x: np.stack(x), *layouts)
+    return layout, shape, padding
+
+
+def bucket(size: int, most: int) -> int:
+    """Returns the smallest of the few eighths of `most`, rounded up, that holds `size`.
+
+    >>> [bucket(size, 20) for size in (0, 3, 4, 9, 20)]
+    [3, 3, 5, 10, 20]
+    """
+    return next(room for room in (-(-most * n // 8) for n in EIGHTHS) if room >= size)
+
+
+def _smallest(
+    batches: Sequence[np.ndarray], prompt_length: int, room: Room, lanes: int, known: Sequence[Shape]
+) -> tuple[Shape, list[list[list[Cell]]]]:
+    """Returns the shape of cells that costs the least, or nearly, and the cells of each batch's parts."""
+    group = batches[0].shape[1]
+    longest = max(int(batch.max()) for batch in batches)
+    prompt_length = bucket(prompt_length, room.prompt_length)
+    mean = max(sum(int(batch.sum()) for batch in batches) / sum(map(len, batches)), 1.0)
+
+    def tried(shapes: Iterable[Shape]) -> list[tuple[float, Shape, list[list[list[Cell]]]]]:
+        every = []
+        for shape in shapes:
+            filled = [[_fill(part, shape) for part in np.split(batch, room.parts)] for batch in batches]
+            for n in sorted({shape.lanes, -(-shape.lanes // 2), -(-shape.lanes // 4)}) if shape not in known else (shape.lanes,):
+                wide = shape._replace(lanes=n)
+                cost = sum(_micro_batches(parts, n) for parts in filled) * wide.cost(room.hidden)
+                every.append((cost, wide, filled))
+        return every
+
+    # Completions of half a row and more fill it badly; the next bucket may hold two of them.
+    lengths = {bucket(longest, room.length), bucket(min(longest * 4 // 3 + 1, room.length), room.length)}
+    new = tried(shape for length in sorted(lengths) for shape in _shapes(group, length, prompt_length, mean, room, lanes))
+    least = min(cost for cost, _, _ in new)
+    fits = (shape for shape in known if shape.length >= longest and shape.prompt_length >= prompt_length)
+    old = [each for each in tried(fits) if each[0] <= KNOWN * least]
+    if old:
+        _, shape, filled = min(old, key=lambda each: each[0])
+    else:
+        _, shape, filled = max((each for each in new if each[0] <= NEAR * least), key=lambda each: each[1].positions)
+    return shape, filled
+
+
+def _shapes(group: int, length: int, prompt_length: int, mean: float, room: Room, lanes: int) -> list[Shape]:
+    """Returns the shapes to try: none needs more memory than one prompt with all completions at their limit.
+
+    Args:
+      mean: live tokens of a group, on average.
+    """
+    shapes = set()
+    most = group * room.length // length
+    tokens = group * room.length + room.prompt_length
+    scores = group * room.length * (room.length + room.prompt_length)
+    for eighths in EIGHTHS:
+        rows = -(-most * eighths // 8)
+        rows = -(-rows // room.row_devices) * room.row_devices
+        bound = min((tokens - rows * length), scores // (rows * length) - length) // prompt_length
+        if bound < 1 and rows > room.row_devices:
+            continue
+        for share in (rows * length / mean, rows * length / mean + 1):
+            prompts = next((n for n in PROMPTS if n >= share), PROMPTS[-1])
+            prompts = max((n for n in PROMPTS if n <= min(prompts, bound)), default=1)
+            shapes.add(Shape(rows, length, prompts, prompt_length, lanes))
+    return sorted(shapes)
+
+
+def _fill(lengths: np.ndarray, shape: Shape) -> list[Cell]:
+    """Returns the cells of a part's completions `[P, G]`."""
+    group = lengths.shape[1]
+    waiting = [
+        sorted(((int(n), sample) for sample, n in enumerate(row) if n), key=lambda each: (-each[0], each[1]))
+        for row in lengths
+    ]
+    cells: list[Cell] = []
+    first = 0
+    while first < len(waiting):
+        free, places, prompts = [shape.length] * shape.rows, [], []
+        for prompt in range(first, len(waiting)):
+            if not waiting[prompt]:
+                continue
+            if len(prompts) == shape.prompts or not any(free):
+                break
+            left = []
+            for n, sample in waiting[prompt]:
+                row = min((row for row in range(shape.rows) if free[row] >= n), key=free.__getitem__, default=None)
+                if row is None or len(places) == COMPLETIONS_PER_ROW * shape.rows:
+                    left.append((n, sample))
+                    continue
+                start = (row + 1) * shape.length - free[row]
+                places.append(Place(prompt * group + sample, start, n, len(prompts)))
+                free[row] -= n
+            if len(left) < len(waiting[prompt]):
+                prompts.append(prompt)
+            waiting[prompt] = left
+        if places:
+            cells.append(Cell(places, prompts))
+        while first < len(waiting) and not waiting[first]:
+            first += 1
+    return _with_empty(cells, np.flatnonzero(lengths.reshape(-1) == 0), shape)
+
+
+def _with_empty(cells: list[Cell], empty: np.ndarray, shape: Shape) -> list[Cell]:
+    """Returns the cells with the completions without live tokens, which take no place in a row but count as rows."""
+    room, end = COMPLETIONS_PER_ROW * shape.rows, shape.rows * shape.length
+    left = empty.tolist()
+    for cell in cells:
+        while left and len(cell.places) < room:
+            cell.places.append(Place(left.pop(0), end, 0, 0))
+    more = [left[i : i + room] for i in range(0, len(left), room)]
+    return cells + [Cell([Place(completion, end, 0, 0) for completion in part], []) for part in more]
+
+
+def _micro_batches(parts: list[list[Cell]], lanes: int) -> int:
+    return max(-(-len(cells) // lanes) for cells in parts)
+
+
+def _arrays(parts: list[list[Cell]], shape: Shape, most: int) -> Cells:
+    """Returns the cells of all parts `[most, parts * lanes, ...]`, each part's in turn over its lanes."""
+    room, lead = COMPLETIONS_PER_ROW * shape.rows, (most, len(parts), shape.lanes)
+    completion, slot = np.full((*lead, room), -1, np.int32), np.zeros((*lead, room), np.int32)
+    start, length = np.full((*lead, room), shape.rows * shape.length, np.int32), np.zeros((*lead, room), np.int32)
+    prompt = np.zeros((*lead, shape.prompts), np.int32)
+    for part, cells in enumerate(parts):
+        for number, cell in enumerate(cells):
+            at = (number // shape.lanes, part, number % shape.lanes)
+            places = sorted(cell.places, key=lambda place: place.start)
+            for array, values in zip((completion, start, length, slot), zip(*places, strict=True), strict=True):
+                array[at][: len(places)] = values
+            prompt[at][: len(cell.prompts)] = cell.prompts
+    flat = (most, math.prod(lead[1:]), -1)
+    named = {"completion": completion, "start": start, "length": length, "slot": slot, "prompt": prompt}
+    return Cells(**{name: array.reshape(flat) for name, array in named.items()})
