@@ -166,7 +166,11 @@ def _smallest(
         every = []
         for shape in shapes:
             filled = [[_fill(part, shape) for part in np.split(batch, room.parts)] for batch in batches]
-            for n in sorted({shape.lanes, -(-shape.lanes // 2), -(-shape.lanes // 4)}) if shape not in known else (shape.lanes,):
+            for n in (
+                sorted({shape.lanes, -(-shape.lanes // 2), -(-shape.lanes // 4)})
+                if shape not in known
+                else (shape.lanes,)
+            ):
                 wide = shape._replace(lanes=n)
                 cost = sum(_micro_batches(parts, n) for parts in filled) * wide.cost(room.hidden)
                 every.append((cost, wide, filled))
@@ -174,7 +178,9 @@ def _smallest(
 
     # Completions of half a row and more fill it badly; the next bucket may hold two of them.
     lengths = {bucket(longest, room.length), bucket(min(longest * 4 // 3 + 1, room.length), room.length)}
-    new = tried(shape for length in sorted(lengths) for shape in _shapes(group, length, prompt_length, mean, room, lanes))
+    new = tried(
+        shape for length in sorted(lengths) for shape in _shapes(group, length, prompt_length, mean, room, lanes)
+    )
     least = min(cost for cost, _, _ in new)
     fits = (shape for shape in known if shape.length >= longest and shape.prompt_length >= prompt_length)
     old = [each for each in tried(fits) if each[0] <= KNOWN * least]

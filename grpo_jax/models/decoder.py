@@ -208,11 +208,19 @@ def prefill(config: DecoderConfig, published: Params, prompt: PromptBatch) -> tu
 
 def empty_cache(config: DecoderConfig, prompts: int, group: int, length: int) -> Cache:
     """Returns zeroed keys and values of the own segments, one pair per layer."""
-    shape = (prompts, config.kv_heads, group, config.head_width, length)
+
+    def layer() -> tuple[jax.Array, jax.Array]:
+        key = jnp.zeros((prompts, config.kv_heads, group, config.head_width, length), config.dtype)
+        return constrain_cache(config, key, jnp.zeros_like(key).swapaxes(-1, -2))
+
+    # Not one array many times: a caller may donate them.
+    return tuple(layer() for _ in range(config.layers))
+
+
+def constrain_cache(config: DecoderConfig, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns keys and values of a layer, laid out on the mesh in force."""
     axes = ("prompt", "kv_heads", "sample")
-    key = constrain(config.rules, jnp.zeros(shape, config.dtype), *axes)
-    value = constrain(config.rules, jnp.zeros((*shape[:3], length, config.head_width), config.dtype), *axes)
-    return ((key, value),) * config.layers
+    return constrain(config.rules, key, *axes), constrain(config.rules, value, *axes)
 
 
 def decode(

@@ -1,16 +1,239 @@
-"""The decoding loop: one compiled program from prompts to completions."""
+"""Decoding as functions of one state: `begin` reads prompts, `advance` draws, `regroup` lets rows come and go.
+
+`sample` is the plain loop, one compiled program from prompts to completions: begin, then advance to the end. `stages.py`
+calls them by themselves, so that rows that have ended leave the loop.
+
+All rows write their tokens, keys and values at one cursor: the write is one slice, and stays in place. A row that began
+later has its own `start`, before which it sees nothing.
+
+Axes: P prompts, G rows of a prompt, U capacity of the own segments.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from grpo_jax.mesh.rules import constrain
+from grpo_jax.models.attention import Shared
 from grpo_jax.models.config import DecoderConfig
-from grpo_jax.models.decoder import Params, decode, empty_cache, last_token, prefill
+from grpo_jax.models.context import before_last
+from grpo_jax.models.decoder import Cache, Params, constrain_cache, decode, empty_cache, last_token, prefill
 from grpo_jax.rollout.sampler import Sampler
 from grpo_jax.types import PromptBatch, Rollout
+
+GRID = ("prompt", "sample")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """Rows that are being drawn."""
+
+    prompt: PromptBatch
+    """`[P, S]`."""
+    segments: tuple[Shared, ...]
+    """Keys and values of the prompts, by layer."""
+    cache: Cache
+    """Those of the rows, with room for U tokens."""
+    keys: Key[Array, "P G"]
+    start: Int[Array, "P G"]
+    """The cursor at which each row began."""
+    done: Bool[Array, "P G"]
+    token: Int[Array, "P G"]
+    """The next input of each row."""
+    length: Int[Array, "P G"]
+    """Tokens drawn."""
+    tokens: Int[Array, "U P G"]
+    """What was drawn at each cursor; 0 where nothing was."""
+    logp: Float[Array, "U P G"]
+    cursor: Int[Array, ""]
+    """Where the next token is written."""
+
+
+def begin(
+    config: DecoderConfig, published: Params, prompt: PromptBatch, keys: Key[Array, "P G"], *, capacity: int
+) -> Decoding:
+    """Returns rows that have not drawn a token yet, with room for `capacity`. The prompts are computed once."""
+    P, G = keys.shape
+
+    def grid(x: Array, *before: None) -> Array:
+        return constrain(config.rules, x, *before, *GRID)
+
+    return Decoding(
+        prompt=prompt,
+        segments=prefill(config, published, prompt),
+        cache=empty_cache(config, P, G, capacity),
+        keys=keys,
+        start=grid(jnp.zeros((P, G), jnp.int32)),
+        done=grid(jnp.zeros((P, G), bool)),
+        token=grid(jnp.broadcast_to(last_token(prompt)[:, None], (P, G))),
+        length=grid(jnp.zeros((P, G), jnp.int32)),
+        tokens=grid(jnp.zeros((capacity, P, G), jnp.int32), None),
+        logp=grid(jnp.zeros((capacity, P, G), jnp.float32), None),
+        cursor=jnp.zeros((), jnp.int32),
+    )
+
+
+def advance(
+    config: DecoderConfig,
+    published: Params,
+    state: Decoding,
+    enough: Int[Array, ""] | int,
+    *,
+    max_tokens: int,
+    eos_ids: tuple[int, ...],
+    sampler: Sampler,
+    check_every: int,
+    blocks: tuple[int, int] = (1, 1),
+) -> Decoding:
+    """Returns the rows after more tokens: until the room is used up, or no device has more than `enough` live rows.
+
+    Whether that is so is tested every `check_every` tokens, of which the room is a multiple: on a GPU each test waits
+    for the host.
+
+    Args:
+      enough: live rows of a block at which to stop; 0 draws every row to its end.
+      blocks: how many devices the prompts, and the rows of a prompt, are spread over.
+    """
+    ends = jnp.asarray(eos_ids, jnp.int32)
+    capacity = state.tokens.shape[0]
+    uniform = jax.vmap(lambda u: _uniform(state.keys, jnp.maximum(u - state.start, 0)))(jnp.arange(capacity))
+
+    def step(state: Decoding) -> Decoding:
+        logits, cache = decode(
+            config, published, state.prompt, state.segments, state.cache, state.token, state.cursor, state.start
+        )
+        token, logp = sampler(logits, uniform[state.cursor])
+        live = ~state.done
+        token, length = jnp.where(live, token, 0), state.length + live
+        ended = (token[..., None] == ends).any(-1) if eos_ids else False
+        return dataclasses.replace(
+            state,
+            cache=cache,
+            token=token,
+            length=length,
+            done=state.done | ended | (length >= max_tokens),
+            tokens=state.tokens.at[state.cursor].set(token),
+            logp=state.logp.at[state.cursor].set(jnp.where(live, logp, 0.0)),
+            cursor=state.cursor + 1,
+        )
+
+    def running(state: Decoding) -> Array:
+        return (state.cursor < capacity) & (_fullest(~state.done, blocks) > enough)
+
+    def several(state: Decoding) -> Decoding:
+        return jax.lax.fori_loop(0, check_every, lambda _, state: step(state), state)
+
+    return jax.lax.while_loop(running, several, state)
+
+
+def regroup(
+    config: DecoderConfig,
+    state: Decoding,
+    rows: Int[Array, "D r"],
+    live: Bool[Array, "D r"],
+    offset: Int[Array, ""] | None = None,
+    fresh: Decoding | None = None,
+    *,
+    capacity: int,
+    blocks: tuple[int, int] = (1, 1),
+    fresh_blocks: tuple[int, int] = (1, 1),
+) -> Decoding:
+    """Returns chosen rows alone, each with a prompt of its own `[D r, 1]`, with room for `capacity` tokens.
+
+    Rows stay on their device: block d of the result holds rows of block d. The result is to be decoded with
+    `by_row(config)`, whose rules spread rows as those before spread prompts and their rows.
+
+    Args:
+      rows: the rows of each block that stay, by their place in it (prompt * rows of a prompt + row). Behind the last
+        one of the state follow those of `fresh`, which begin at the cursor.
+      live: False for a place that stays empty.
+      offset: tokens to cut off: no row that stays has begun before. None cuts none.
+      fresh: rows that have not drawn a token.
+      blocks: how many devices prompts, and the rows of a prompt, are spread over; D is their product.
+      fresh_blocks: the same for `fresh`.
+    """
+    rules = by_row(config).rules
+    count = state.done.size // (blocks[0] * blocks[1])
+    new = rows >= count
+    cut_off = 0 if offset is None else offset
+    cursor = state.cursor - cut_off
+
+    def spread(x: Array) -> Array:
+        """`[D, r, ...]` as `[D r, ...]`."""
+        return constrain(rules, x.reshape(-1, *x.shape[2:]), "prompt")
+
+    def old(x: Array, axis: int = 0, otherwise: Array | int = 0) -> Array:
+        """Of `[P, G, ...]`, with P on some axis and G behind it; for a row that begins, `otherwise`."""
+        x = _take(blocked(jnp.moveaxis(x, (axis, axis + 1), (0, 1)), blocks), rows)
+        x = jnp.where(new.reshape(*new.shape, *(1,) * (x.ndim - 2)), jnp.asarray(otherwise, x.dtype), x)
+        return spread(x)[:, None]
+
+    def history(x: Array, axis: int) -> Array:
+        """The tokens of an axis from `offset` on, with the new room. What is behind the cursor is never seen."""
+        return _with_room(x if offset is None else jnp.roll(x, -offset, axis), axis, capacity)
+
+    each = [(state, blocks)] if fresh is None else [(state, blocks), (fresh, fresh_blocks)]
+
+    def both(leaves: list[Array], number: Array = rows) -> Array:
+        """Of the rows, or with their prompts' numbers of the prompts, of the state and behind them of `fresh`."""
+        return spread(_take(jnp.concatenate(leaves, axis=1), number))
+
+    per_prompt = [one.keys.shape[1] // cut[1] for one, cut in each]
+    prompts = len(state.keys) // blocks[0]
+    of_row = jnp.where(new, prompts + (rows - count) // per_prompt[-1], rows // per_prompt[0])
+
+    def of_prompt(*leaves: Array) -> Array:
+        held = [
+            jnp.repeat(x.reshape(cut[0], -1, *x.shape[1:]), cut[1], axis=0)
+            for x, (_, cut) in zip(leaves, each, strict=True)
+        ]
+        return both(held, of_row)
+
+    prompt = jax.tree.map(of_prompt, *(one.prompt for one, _ in each))
+    segments = jax.tree.map(of_prompt, *([(layer.key, layer.value) for layer in one.segments] for one, _ in each))
+    seen = before_last(prompt)
+    # Rows beside prompts, and back: `[P, K, G, C, U]`.
+    cache = [
+        tuple(jnp.moveaxis(old(jnp.moveaxis(x, 2, 1)), 1, 2) for x in (history(key, 4), history(value, 3)))
+        for key, value in state.cache
+    ]
+    return Decoding(
+        prompt=prompt,
+        segments=tuple(Shared(key, value, seen) for key, value in segments),
+        cache=tuple(constrain_cache(by_row(config), *layer) for layer in cache),
+        keys=both([blocked(one.keys, cut) for one, cut in each])[:, None],
+        start=old(state.start - cut_off, otherwise=cursor),
+        done=old(state.done) | spread(~live)[:, None],
+        token=jnp.where(spread(new)[:, None], last_token(prompt)[:, None], old(state.token)),
+        length=old(state.length),
+        tokens=jnp.moveaxis(old(jnp.moveaxis(history(state.tokens, 0), 0, 2)), 2, 0),
+        logp=jnp.moveaxis(old(jnp.moveaxis(history(state.logp, 0), 0, 2)), 2, 0),
+        cursor=cursor,
+    )
+
+
+def lengthen(config: DecoderConfig, state: Decoding, *, capacity: int) -> Decoding:
+    """Returns the rows with room for `capacity` tokens."""
+    cache = [(_with_room(key, 4, capacity), _with_room(value, 3, capacity)) for key, value in state.cache]
+    return dataclasses.replace(
+        state,
+        cache=tuple(constrain_cache(config, *layer) for layer in cache),
+        tokens=constrain(config.rules, _with_room(state.tokens, 0, capacity), None, *GRID),
+        logp=constrain(config.rules, _with_room(state.logp, 0, capacity), None, *GRID),
+    )
+
+
+def by_row(config: DecoderConfig) -> DecoderConfig:
+    """Returns the configuration for rows that each have a prompt of their own: the mesh's axes of both split them."""
+    rules = config.rules
+    return dataclasses.replace(
+        config, rules=dataclasses.replace(rules, prompt=rules.axes("prompt") + rules.axes("sample"), sample=None)
+    )
 
 
 def sample(
@@ -26,8 +249,7 @@ def sample(
 ) -> Rollout:
     """Returns completions of every prompt, with the mask and log-probability of each token drawn.
 
-    The prompts are computed once; each completion owns a cache that the loop updates in place. Whether all
-    completions have ended is tested every `check_every` tokens: on a GPU each test waits for the host.
+    The prompts are computed once; each completion owns a cache that the loop updates in place.
 
     Args:
       published: weights in the rollout layout (`publish`).
@@ -36,52 +258,44 @@ def sample(
       eos_ids: tokens that end a completion; none means that all run to `max_tokens`.
       sampler: how a token is drawn. None draws from the whole distribution at the model's temperature, which is the
         one that is scored: what training needs.
-      check_every: K, tokens between two tests for the end.
+      check_every: K, tokens between two tests for the end. The last round may run past `max_tokens`.
     """
-    P, G = keys.shape
     sampler = Sampler(temperature=config.temperature) if sampler is None else sampler
-    # The last round may run past `max_tokens`: those tokens are dropped, and their cache writes stay within it.
-    steps = -(-max_tokens // check_every) * check_every
-    segments = prefill(config, published, prompt)
-    uniform = jax.vmap(lambda t: _uniform(keys, t))(jnp.arange(steps))
-    ends, start = jnp.asarray(eos_ids, jnp.int32), jnp.zeros((P, G), jnp.int32)
-
-    def step(t: jax.Array, carry: tuple) -> tuple:
-        token, done, cache, tokens, logps, drawn = carry
-        logits, cache = decode(config, published, prompt, segments, cache, token, t, start)
-        token, logp = sampler(logits, uniform[t])
-        live = ~done
-        token, logp = jnp.where(live, token, 0), jnp.where(live, logp, 0.0)
-        done = done | (token[..., None] == ends).any(-1) if eos_ids else done
-        return token, done, cache, tokens.at[t].set(token), logps.at[t].set(logp), drawn.at[t].set(live)
-
-    def several(state: tuple) -> tuple:
-        t, carry = state
-        return t + check_every, jax.lax.fori_loop(0, check_every, lambda i, c: step(t + i, c), carry)
-
-    grid = ("prompt", "sample")
-    carry = (
-        constrain(config.rules, jnp.broadcast_to(last_token(prompt)[:, None], (P, G)), *grid),
-        constrain(config.rules, jnp.zeros((P, G), bool), *grid),
-        empty_cache(config, P, G, max_tokens),
-        constrain(config.rules, jnp.zeros((steps, P, G), jnp.int32), None, *grid),
-        constrain(config.rules, jnp.zeros((steps, P, G), jnp.float32), None, *grid),
-        constrain(config.rules, jnp.zeros((steps, P, G), bool), None, *grid),
+    state = begin(config, published, prompt, keys, capacity=-(-max_tokens // check_every) * check_every)
+    state = advance(
+        config, published, state, 0, max_tokens=max_tokens, eos_ids=eos_ids, sampler=sampler, check_every=check_every
     )
-
-    def running(state: tuple) -> jax.Array:
-        return (state[0] < steps) & ~state[1][1].all()
-
-    _, (_, _, _, tokens, logps, drawn) = jax.lax.while_loop(running, several, (0, carry))
-    tokens, logps, drawn = (jnp.moveaxis(x[:max_tokens], 0, -1) for x in (tokens, logps, drawn))
-    ended = ((tokens[..., None] == ends).any(-1) & drawn).any(-1) if eos_ids else jnp.zeros((P, G), bool)
-    return Rollout(tokens=tokens, mask=drawn, logp=logps, ended=ended)
+    tokens, logp = (jnp.moveaxis(x[:max_tokens], 0, -1) for x in (state.tokens, state.logp))
+    mask = jnp.arange(max_tokens) < state.length[..., None]
+    ends = jnp.asarray(eos_ids, jnp.int32)
+    ended = ((tokens[..., None] == ends).any(-1) & mask).any(-1) if eos_ids else jnp.zeros(keys.shape, bool)
+    return Rollout(tokens=tokens, mask=mask, logp=logp, ended=ended)
 
 
-def _uniform(keys: Key[Array, "P G"], t: jax.Array) -> jax.Array:
+def _with_room(x: Array, axis: int, room: int) -> Array:
+    """Returns `x` with an axis cut or padded to `room`."""
+    x = jax.lax.slice_in_dim(x, 0, min(x.shape[axis], room), axis=axis)
+    return jnp.pad(x, [(0, room - x.shape[axis] if i == axis else 0) for i in range(x.ndim)])
+
+
+def blocked(x: Array, blocks: tuple[int, int]) -> Array:
+    """Returns `[P, G, ...]` as `[D, rows of a block, ...]`."""
+    d, g = blocks
+    P, G = x.shape[:2]
+    x = x.reshape(d, P // d, g, G // g, *x.shape[2:]).swapaxes(1, 2)
+    return x.reshape(d * g, P // d * (G // g), *x.shape[4:])
+
+
+def _take(x: Array, index: Int[Array, "D r"]) -> Array:
+    """Returns `x[d, index[d, r]]`, with indices outside of it at its ends."""
+    return jax.vmap(lambda values, i: values.at[i].get(mode="clip"))(x, index)
+
+
+def _fullest(live: Bool[Array, "P G"], blocks: tuple[int, int]) -> Int[Array, ""]:
+    """Returns the most live rows of a block."""
+    return blocked(live, blocks).sum(1).max()
+
+
+def _uniform(keys: Key[Array, "P G"], t: Int[Array, "P G"]) -> Float[Array, "P G"]:
     """Returns one number in [0, 1) per completion, for its token t."""
-
-    def draw(key: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(key, t))
-
-    return jax.vmap(jax.vmap(draw))(keys)
+    return jax.vmap(jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))))(keys, t)
