@@ -15,7 +15,7 @@ def validate(config: Config) -> None:
     Raises:
       ConfigError: one line per contradiction, all of them at once.
     """
-    rules = (_model, _lora, _data, _rewards, _batches, _mesh, _schedule)
+    rules = (_model, _lora, _data, _rewards, _batches, _rows, _mesh, _schedule)
     problems = [line for rule in rules for line in rule(config)]
     if problems:
         raise ConfigError(problems)
@@ -104,6 +104,17 @@ def _batches(config: Config) -> Iterator[str]:
             f"a divisor of train.prompts / train.minibatches ({_minibatch(config)})",
             "choose a divisor, or null for a whole minibatch",
         )
+
+
+def _rows(config: Config) -> Iterator[str]:
+    """Rows that are drawn at once are whole groups, and each device has as many as the others."""
+    rows, group = config.sampling.rows, config.sampling.group
+    devices = config.mesh.devices(config.mesh.rules.axes("prompt"))
+    if rows is not None and rows % (group * devices):
+        expected = f"a multiple of sampling.group ({group})"
+        if devices > 1:
+            expected += f" times the {devices} devices along prompts"
+        yield problem("sampling.rows", rows, expected, "change it, or null to draw all at once")
 
 
 def _mesh(config: Config) -> Iterator[str]:

@@ -38,6 +38,8 @@ class Size:
     """U."""
     prompt_length: int
     """Tokens that prompts are cut to."""
+    plain: bool = False
+    """Every row holds one completion at most, and every cell one prompt: masks are the same for all rows."""
 
 
 @jax.tree_util.register_dataclass
@@ -93,9 +95,8 @@ def padded(prompts: int, group: int, prompt_length: int, length: int, *, micro_p
         slot=np.zeros(shape, np.int32),
         prompt=np.broadcast_to(number[:, None, None], (count, at_once, 1)),
     )
-    return Layout(
-        size=Size(parts=at_once, rows=group, length=length, prompt_length=prompt_length), cells=cells, count=count
-    )
+    size = Size(parts=at_once, rows=group, length=length, prompt_length=prompt_length, plain=True)
+    return Layout(size=size, cells=cells, count=count)
 
 
 def fold(layout: Layout, add: Callable[[Any, Cells], Any], start: Any) -> Any:
@@ -144,6 +145,9 @@ def from_rows(size: Size, cells: Cells, x: Array) -> Array:
 def rows(size: Size, cells: Cells, prompt: PromptBatch, tokens: Int[Array, "P G T"]) -> Rows:
     """Returns the prompts and rows of a micro-batch."""
     prompt = jax.tree.map(lambda x: _taken(size, cells.prompt, x[:, : size.prompt_length]), prompt)
+    tokens = to_rows(size, cells, pick(size, cells, tokens))
+    if size.plain:
+        return Rows(prompt=prompt, tokens=tokens)
     owner, index = _owner(size, cells), _index(size, cells)
     inside = index < _take(cells.length, owner)
     shape = (len(owner), size.rows, size.length)
@@ -153,7 +157,7 @@ def rows(size: Size, cells: Cells, prompt: PromptBatch, tokens: Int[Array, "P G 
         index=jnp.minimum(index, size.length - 1).reshape(shape),
         slot=_take(cells.slot, owner).reshape(shape),
     )
-    return Rows(prompt=prompt, tokens=to_rows(size, cells, pick(size, cells, tokens)), packing=packing)
+    return Rows(prompt=prompt, tokens=tokens, packing=packing)
 
 
 def scatter(size: Size, cells: Cells, out: Array, x: Array) -> Array:

@@ -100,7 +100,7 @@ def pack(
     order: np.ndarray | None = None,
     known: Sequence[Shape] = (),
 ) -> tuple[Layout, Shape, float]:
-    """Returns a layout of live tokens, and the share of the positions computed that are padding.
+    """Returns a layout of live tokens, the shape of its cells, and the share of padding in what is computed.
 
     A function of its arguments, so that a resumed run computes what the first one did.
 
@@ -108,37 +108,46 @@ def pack(
       lengths: `[P, G]`, tokens of each completion that are live; 0 where none is.
       prompt_lengths: `[P]`.
       order: `[N, P / N]`, the prompts of several minibatches; the layout is then one for each, along a first axis.
+      known: shapes that there are programs for, which are taken again where they are about as good as the best.
 
     Raises:
       ValueError: `room.micro_prompts` does not divide the prompts of a minibatch, or the mesh does not.
 
-    >>> layout, padding = pack(np.array([[4, 1, 2, 1]]), np.array([4]), Room(length=8, prompt_length=4, hidden=64))
+    >>> layout, shape, padding = pack(np.array([[4, 1, 2, 1]]), np.array([4]), Room(length=8, prompt_length=4, hidden=64))
     >>> layout.size.rows, layout.size.length, layout.cells.start[0, 0, :4].tolist(), padding
     (2, 4, [0, 4, 6, 7], 0.0)
     """
     batches = [lengths] if order is None else [lengths[index] for index in order]
-    size = len(batches[0])
-    at_once = room.micro_prompts or size
-    if size % at_once:
-        raise ValueError(f"micro_prompts: {at_once} does not divide the {size} prompts of a minibatch")
+    prompts = len(batches[0])
+    at_once = room.micro_prompts or prompts
+    if prompts % at_once:
+        raise ValueError(f"micro_prompts: {at_once} does not divide the {prompts} prompts of a minibatch")
     if at_once % room.parts:
         raise ValueError(f"micro_prompts: {at_once} is not a multiple of the {room.parts} devices along prompts")
     lanes = at_once // room.parts
-    shape, filled = _smallest(batches, int(prompt_lengths.max()), room, lanes, known)
+    of_prompts = [prompt_lengths] if order is None else [prompt_lengths[index] for index in order]
+    shape, filled = _smallest(batches, of_prompts, room, lanes, known)
     counts = [_micro_batches(parts, shape.lanes) for parts in filled]
     # The number of places for micro-batches is that of a batch at its limits, so that it seldom changes.
-    full = size * lengths.shape[1] * room.length // (shape.rows * shape.length * shape.lanes * room.parts)
+    full = prompts * lengths.shape[1] * room.length // (shape.rows * shape.length * shape.lanes * room.parts)
     most = 1 << (max(full, *counts) - 1).bit_length()
+    starts = [place.start for parts in filled for cells in parts for cell in cells for place in cell.places]
+    size = Size(
+        parts=room.parts,
+        rows=shape.rows,
+        length=shape.length,
+        prompt_length=shape.prompt_length,
+        plain=shape.prompts == 1 and not any(start % shape.length for start in starts),
+    )
     layouts = [
         Layout(
-            size=Size(parts=room.parts, rows=shape.rows, length=shape.length, prompt_length=shape.prompt_length),
+            size=size,
             cells=_arrays(parts, shape, most),
             count=np.int32(count),
         )
         for parts, count in zip(filled, counts, strict=True)
     ]
-    live = sum(int(batch.sum()) for batch in batches)
-    live += int(prompt_lengths.sum() if order is None else prompt_lengths[order].sum())
+    live = sum(int(each.sum()) for each in (*batches, *of_prompts))
     padding = 1 - live / (sum(counts) * room.parts * shape.positions)
     layout = layouts[0] if order is None else jax.tree.map(lambda *x: np.stack(x), *layouts)
     return layout, shape, padding
@@ -154,40 +163,44 @@ def bucket(size: int, most: int) -> int:
 
 
 def _smallest(
-    batches: Sequence[np.ndarray], prompt_length: int, room: Room, lanes: int, known: Sequence[Shape]
+    batches: Sequence[np.ndarray],
+    prompt_lengths: Sequence[np.ndarray],
+    room: Room,
+    lanes: int,
+    known: Sequence[Shape],
 ) -> tuple[Shape, list[list[list[Cell]]]]:
     """Returns the shape of cells that costs the least, or nearly, and the cells of each batch's parts."""
     group = batches[0].shape[1]
     longest = max(int(batch.max()) for batch in batches)
-    prompt_length = bucket(prompt_length, room.prompt_length)
+    prompt_length = bucket(max(int(each.max()) for each in prompt_lengths), room.prompt_length)
+    prompt_tokens = sum(int(each.sum()) for each in prompt_lengths)
     mean = max(sum(int(batch.sum()) for batch in batches) / sum(map(len, batches)), 1.0)
 
     def tried(shapes: Iterable[Shape]) -> list[tuple[float, Shape, list[list[list[Cell]]]]]:
-        every = []
+        every, same = [], {}
         for shape in shapes:
-            filled = [[_fill(part, shape) for part in np.split(batch, room.parts)] for batch in batches]
-            for n in (
-                sorted({shape.lanes, -(-shape.lanes // 2), -(-shape.lanes // 4)})
-                if shape not in known
-                else (shape.lanes,)
-            ):
-                wide = shape._replace(lanes=n)
-                cost = sum(_micro_batches(parts, n) for parts in filled) * wide.cost(room.hidden)
-                every.append((cost, wide, filled))
+            cell = shape._replace(lanes=1)
+            if cell not in same:
+                same[cell] = [[_fill(part, shape) for part in np.split(batch, room.parts)] for batch in batches]
+            filled = same[cell]
+            cost = sum(_micro_batches(parts, shape.lanes) for parts in filled) * shape.cost(room.hidden)
+            every.append((cost, shape, filled))
         return every
 
-    # Completions of half a row and more fill it badly; the next bucket may hold two of them.
-    lengths = {bucket(longest, room.length), bucket(min(longest * 4 // 3 + 1, room.length), room.length)}
-    new = tried(
-        shape for length in sorted(lengths) for shape in _shapes(group, length, prompt_length, mean, room, lanes)
-    )
-    least = min(cost for cost, _, _ in new)
     fits = (shape for shape in known if shape.length >= longest and shape.prompt_length >= prompt_length)
-    old = [each for each in tried(fits) if each[0] <= KNOWN * least]
-    if old:
-        _, shape, filled = min(old, key=lambda each: each[0])
-    else:
-        _, shape, filled = max((each for each in new if each[0] <= NEAR * least), key=lambda each: each[1].positions)
+    old = min(tried(fits), key=lambda each: each[0], default=None)
+    live = sum(int(batch.sum()) for batch in batches) / room.parts
+    # What no shape can go below spares the search where a known one is near it.
+    least = live * (1 + (longest + prompt_length) / (KEYS * room.hidden)) + prompt_tokens / room.parts
+    if old is None or old[0] > KNOWN * least:
+        # Completions of half a row and more fill it badly; the next bucket may hold two of them.
+        lengths = {bucket(longest, room.length), bucket(min(longest * 4 // 3 + 1, room.length), room.length)}
+        every = [shape for n in sorted(lengths) for shape in _shapes(group, n, prompt_length, mean, room, lanes)]
+        new = tried(every)
+        least = min(cost for cost, _, _ in new)
+        if old is None or old[0] > KNOWN * least:
+            old = max((each for each in new if each[0] <= NEAR * least), key=lambda each: each[1].positions)
+    _, shape, filled = old
     return shape, filled
 
 
@@ -210,7 +223,7 @@ def _shapes(group: int, length: int, prompt_length: int, mean: float, room: Room
         for share in (rows * length / mean, rows * length / mean + 1):
             prompts = next((n for n in PROMPTS if n >= share), PROMPTS[-1])
             prompts = max((n for n in PROMPTS if n <= min(prompts, bound)), default=1)
-            shapes.add(Shape(rows, length, prompts, prompt_length, lanes))
+            shapes |= {Shape(rows, length, prompts, prompt_length, -(-lanes // n)) for n in (1, 2, 4)}
     return sorted(shapes)
 
 

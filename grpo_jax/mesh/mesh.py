@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -34,6 +35,11 @@ def make_mesh(*, data: int = 1, group: int = 1, fsdp: int = 1, tensor: int = 1, 
     # make_mesh would give Explicit axes; ours are Auto, placed by `constrain` and the compiler.
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices[:needed])
+
+
+def devices_along(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, axes: Sequence[str]) -> int:
+    """Returns the number of devices along these axes together; 1 for axes that the mesh does not have."""
+    return math.prod(dict(mesh.shape).get(axis, 1) for axis in axes)
 
 
 def fetch(tree: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
+import dataclasses
 import multiprocessing
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import queue
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -17,6 +20,23 @@ Call = tuple[Callable[..., Any], Sequence[str], Sequence[str], Mapping[str, Sequ
 """The arguments of `attempt`."""
 
 _ATTEMPTS = 3
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """A call on its way, from `Pool.schedule` until its outcome is known."""
+
+    call: Call
+    ended: Ended
+    """Where it is told that the call ended."""
+    future: pebble.ProcessFuture | None = None
+    """Another one each time that the call is handed out."""
+    spared: bool = False
+    """It has missed the deadline once, perhaps without being to blame."""
+
+
+Ended = queue.SimpleQueue[tuple[Job, pebble.ProcessFuture]]
+"""Calls that ended, in no special order."""
 
 
 class Pool:
@@ -45,6 +65,10 @@ class Pool:
                 ) from None
         self._functions, self._workers, self._deadline = tuple(functions), workers, deadline
         self._pool = self._start()
+        # Weak: calls that nobody can ask about any more need no outcome. In the order of their scheduling.
+        self._open: weakref.WeakKeyDictionary[Job, None] = weakref.WeakKeyDictionary()
+        self._breaks = 0
+        self._cancelled = self._closed = False
 
     def __enter__(self) -> Pool:
         return self
@@ -54,40 +78,102 @@ class Pool:
 
     def close(self) -> None:
         """Ends the workers, busy or not."""
-        self._pool.stop()
-        self._pool.join()
+        if not self._closed:
+            self._closed = True
+            self._stop()
 
-    def run(self, calls: Sequence[Call]) -> list[Outcome]:
-        """Returns the outcome of every call, in order.
+    def schedule(self, call: Call, ended: Ended) -> Job:
+        """Returns the call's job, without waiting: `ended` will get it, with the future that `outcome` reads.
 
         Raises:
-          RuntimeError: workers keep dying before they take a call.
+          RuntimeError: workers keep dying before they take a call, or were ended.
         """
-        outcomes: dict[int, Outcome] = {}
-        for _ in range(_ATTEMPTS):
-            left = [i for i in range(len(calls)) if i not in outcomes]
-            try:
-                # All are scheduled before the first is awaited.
-                futures = [self._pool.schedule(attempt, args=calls[i], timeout=self._deadline) for i in left]
-                for i, future in zip(left, futures, strict=True):
-                    outcomes[i] = self._outcome(future, len(calls[i][2]))
-                return [outcomes[i] for i in range(len(calls))]
-            except RuntimeError:  # a worker died between two calls, which breaks the pool: no call is to blame
-                self.close()
-                self._pool = self._start()
-        raise RuntimeError(f"the reward workers died {_ATTEMPTS} times between calls: their messages are on stderr")
-
-    def _outcome(self, future: pebble.ProcessFuture, count: int) -> Outcome:
-        while not future.done():
-            concurrent.futures.wait([future], timeout=1.0)
-            if not future.done() and not self._pool.active:
-                raise BrokenProcessPool("calls that a broken pool had not handed out yet never end")
+        job = Job(call, ended)
+        self._open[job] = None
         try:
-            return future.result()
+            self._hand_out(job)
+        except RuntimeError:  # the pool is broken
+            self._restart()
+        return job
+
+    def next(self, ended: Ended) -> tuple[Job, pebble.ProcessFuture]:
+        """Returns what `ended` gets next, and waits for it.
+
+        Raises:
+          RuntimeError: workers keep dying before they take a call, or were ended.
+        """
+        while True:
+            try:
+                return ended.get(timeout=1.0)
+            except queue.Empty:
+                self.revive()
+
+    def revive(self) -> None:
+        """Returns nothing: starts broken workers anew. Calls that a broken pool had not handed out would never end.
+
+        Raises:
+          RuntimeError: workers keep dying before they take a call, or were ended.
+        """
+        if not self._pool.active:
+            self._restart()
+
+    def outcome(self, job: Job, future: pebble.ProcessFuture) -> Outcome | None:
+        """Returns how an ended call ended; None if it has been handed out again, and will end once more.
+
+        Raises:
+          RuntimeError: workers keep dying before they take a call, or were ended.
+        """
+        if future is not job.future:
+            return None
+        count = len(job.call[2])
+        try:
+            outcome = future.result()
+        except BrokenProcessPool:
+            self._restart()
+            return None
         except TimeoutError:
-            return Outcome(raised=f"no result within the deadline of {self._deadline} s for {count} completion(s)\n")
+            # To cancel a call, its worker is killed; it may just have finished that call and begun this one.
+            if self._cancelled and not job.spared:
+                job.spared, job.future = True, None
+                with contextlib.suppress(RuntimeError):  # `revive` hands it out
+                    self._hand_out(job)
+                return None
+            outcome = Outcome(raised=f"no result within the deadline of {self._deadline} s for {count} completion(s)\n")
         except pebble.ProcessExpired as error:
-            return Outcome(raised=f"the worker died with exit code {error.exitcode} on {count} completion(s)\n")
+            outcome = Outcome(raised=f"the worker died with exit code {error.exitcode} on {count} completion(s)\n")
+        except (AttributeError, TypeError, pickle.PicklingError) as error:  # raised on the way there
+            outcome = Outcome(invalid=f"cannot be sent its columns in a worker ({error}): set workers=0")
+        del self._open[job]
+        self._breaks = 0
+        return outcome
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Returns nothing: gives up calls. The workers that run them are replaced."""
+        for job in jobs:
+            del self._open[job]
+            self._cancelled |= job.future is not None and job.future.cancel()
+
+    def _hand_out(self, job: Job) -> None:
+        job.future = self._pool.schedule(attempt, args=job.call, timeout=self._deadline)
+        job.future.add_done_callback(lambda future: job.ended.put((job, future)))
+
+    def _restart(self) -> None:
+        """Starts new workers after one died between two calls, which breaks the pool: no call is to blame."""
+        if self._closed:
+            raise RuntimeError("the reward workers were ended: score before the rewards are closed")
+        self._stop()
+        self._breaks += 1
+        if self._breaks >= _ATTEMPTS:
+            raise RuntimeError(f"the reward workers died {_ATTEMPTS} times between calls: their messages are on stderr")
+        self._pool, self._cancelled = self._start(), False
+        with contextlib.suppress(RuntimeError):  # broken again, which `revive` will find
+            for job in self._open:
+                if _lost(job.future):
+                    self._hand_out(job)
+
+    def _stop(self) -> None:
+        self._pool.stop()
+        self._pool.join()
 
     def _start(self) -> pebble.ProcessPool:
         pool = pebble.ProcessPool(
@@ -106,3 +192,8 @@ class Pool:
                 "importable, and a script that starts workers needs `if __name__ == '__main__':`"
             ) from None
         return pool
+
+
+def _lost(future: pebble.ProcessFuture | None) -> bool:
+    """Returns whether a future of a pool that is gone has told nothing of its call, and never will."""
+    return future is None or not future.done() or isinstance(future.exception(), BrokenProcessPool)

@@ -1,7 +1,7 @@
 """Decoding as functions of one state: `begin` reads prompts, `advance` draws, `regroup` lets rows come and go.
 
-`sample` is the plain loop, one compiled program from prompts to completions: begin, then advance to the end. `stages.py`
-calls them by themselves, so that rows that have ended leave the loop.
+`sample` is the plain loop, one compiled program from prompts to completions: begin, then advance to the end.
+`stages.py` calls them by themselves, so that rows that have ended leave the loop.
 
 All rows write their tokens, keys and values at one cursor: the write is one slice, and stays in place. A row that began
 later has its own `start`, before which it sees nothing.
@@ -82,7 +82,8 @@ def advance(
     config: DecoderConfig,
     published: Params,
     state: Decoding,
-    enough: Int[Array, ""] | int,
+    enough: Int[Array, ""] | int = 0,
+    until: Int[Array, ""] | int = 0,
     *,
     max_tokens: int,
     eos_ids: tuple[int, ...],
@@ -90,13 +91,14 @@ def advance(
     check_every: int,
     blocks: tuple[int, int] = (1, 1),
 ) -> Decoding:
-    """Returns the rows after more tokens: until the room is used up, or no device has more than `enough` live rows.
+    """Returns the rows after more tokens: until all have ended, or the room is used up, or few are left.
 
     Whether that is so is tested every `check_every` tokens, of which the room is a multiple: on a GPU each test waits
     for the host.
 
     Args:
-      enough: live rows of a block at which to stop; 0 draws every row to its end.
+      enough: live rows of a block at which to stop.
+      until: the cursor from which on rows are drawn to their ends, however few they are.
       blocks: how many devices the prompts, and the rows of a prompt, are spread over.
     """
     ends = jnp.asarray(eos_ids, jnp.int32)
@@ -123,7 +125,8 @@ def advance(
         )
 
     def running(state: Decoding) -> Array:
-        return (state.cursor < capacity) & (_fullest(~state.done, blocks) > enough)
+        fewest = jnp.where(state.cursor < until, enough, 0)
+        return (state.cursor < capacity) & (_fullest(~state.done, blocks) > fewest)
 
     def several(state: Decoding) -> Decoding:
         return jax.lax.fori_loop(0, check_every, lambda _, state: step(state), state)
@@ -263,7 +266,7 @@ def sample(
     sampler = Sampler(temperature=config.temperature) if sampler is None else sampler
     state = begin(config, published, prompt, keys, capacity=-(-max_tokens // check_every) * check_every)
     state = advance(
-        config, published, state, 0, max_tokens=max_tokens, eos_ids=eos_ids, sampler=sampler, check_every=check_every
+        config, published, state, max_tokens=max_tokens, eos_ids=eos_ids, sampler=sampler, check_every=check_every
     )
     tokens, logp = (jnp.moveaxis(x[:max_tokens], 0, -1) for x in (state.tokens, state.logp))
     mask = jnp.arange(max_tokens) < state.length[..., None]

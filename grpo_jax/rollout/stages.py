@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from grpo_jax.mesh.compile import jit
-from grpo_jax.mesh.mesh import fetch
+from grpo_jax.mesh.mesh import devices_along, fetch
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params
 from grpo_jax.rollout.decoding import Decoding, advance, begin, blocked, by_row, lengthen, regroup
@@ -30,6 +30,9 @@ FEWEST = 8
 
 SHORTEST = 128
 """Tokens that the first stage has room for at least: to read more than was written of so few costs little."""
+
+LEAST = 64
+"""Tokens that must be left to draw at least for a smaller batch to pay."""
 
 _begin = jit(begin, static_argnums=0, static_argnames="capacity")
 _advance = jit(
@@ -131,8 +134,11 @@ class Stages:
         """Starts a stage on its way."""
         self._cursor = cursor
         rows = self._owner.size // self._devices
-        enough = rows - self._new_rows() if self._waiting else next((n for n in self._sizes if n < rows), 0)
-        self._state = _advance(self._config, self._published, state, enough, blocks=self._cut, **self._how)
+        if self._waiting:
+            when = rows - self._new_rows(), self._rooms[-1]
+        else:
+            when = next((n for n in self._sizes if n < rows), 0), self._how["max_tokens"] - LEAST
+        self._state = _advance(self._config, self._published, state, *when, blocks=self._cut, **self._how)
 
     def _new_rows(self) -> int:
         """Returns how many rows of a device the next prompts take."""
@@ -209,9 +215,8 @@ class Stages:
 
 def _blocks(config: DecoderConfig) -> tuple[int, int]:
     """Returns over how many devices of the mesh in force prompts, and the rows of a prompt, are spread."""
-    shape = dict(jax.sharding.get_abstract_mesh().shape)
-    prompt, sample = (math.prod(shape.get(axis, 1) for axis in config.rules.axes(n)) for n in ("prompt", "sample"))
-    return prompt, sample
+    mesh, rules = jax.sharding.get_abstract_mesh(), config.rules
+    return devices_along(mesh, rules.axes("prompt")), devices_along(mesh, rules.axes("sample"))
 
 
 def _halves(most: int, fewest: int) -> list[int]:

@@ -23,10 +23,13 @@ COLUMNS = (
     ("entropy", "entropy", "{:>8.3f}"),
     ("clip", "clip_fraction", "{:>7.3f}"),
     ("length", "length", "{:>7.1f}"),
+    ("occupied", "occupancy", "{:>8.2f}"),
+    ("padding", "padding", "{:>7.2f}"),
     ("tokens/s", "tokens_per_second", "{:>9.0f}"),
     ("left", "left", "{:>7}"),
 )
-"""The live table. `kl` is from the reference where there is one, else from the policy that sampled."""
+"""The live table. `kl` is from the reference where there is one, else from the policy that sampled; `occupied` is the
+share of live tokens in what the rollout computed, `padding` that of padding in the update."""
 
 
 class Record:

@@ -79,6 +79,8 @@ class Start:
     before: dict[str, float] = dataclasses.field(default_factory=dict)
     after: dict[str, float] = dataclasses.field(default_factory=dict)
     """Of a run that is finished."""
+    shapes: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
+    """The shapes of cells that batches were packed into, by what for."""
     notes: tuple[str, ...] = ()
 
 
@@ -112,7 +114,15 @@ def find_start(run: Run, saved: Checkpoints) -> Start:
         )
     notes += (f"continuing from step {step} of {steps} ({saved.directory / str(step)})",)
     after = meta["after"] if step == steps else {}
-    return Start(step=step, cursor=meta["cursor"], checkpoint=step, before=meta["before"], after=after, notes=notes)
+    return Start(
+        step=step,
+        cursor=meta["cursor"],
+        checkpoint=step,
+        before=meta["before"],
+        after=after,
+        shapes=meta.get("shapes", {}),
+        notes=notes,
+    )
 
 
 def save_run(run: Run, saved: Checkpoints, step: int, state: TrainState, meta: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import optax
 from grpo_jax.data.dataset import Dataset
 from grpo_jax.data.tokenizer import Tokenizer
 from grpo_jax.learn.learner import Learner
+from grpo_jax.mesh.mesh import devices_along
 from grpo_jax.models.weights.source import ModelSource
 from grpo_jax.rewards import Reward
 from grpo_jax.run.settings import RunSettings
@@ -53,5 +53,4 @@ class Run:
     @property
     def group_devices(self) -> int:
         """The devices that the completions of a group are split over: the fewest that can be drawn."""
-        axes = self.learner.model.rules.sample or ()
-        return math.prod(self.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+        return devices_along(self.mesh, self.learner.model.rules.axes("sample"))
