@@ -64,6 +64,8 @@ class Shape(NamedTuple):
     prompt_length: int
     lanes: int
     """Cells of a part that are computed at once."""
+    plain: bool = False
+    """One prompt to a cell, and one completion to a row."""
 
     @property
     def positions(self) -> int:
@@ -100,7 +102,7 @@ def pack(
     order: np.ndarray | None = None,
     known: Sequence[Shape] = (),
 ) -> tuple[Layout, Shape, float]:
-    """Returns a layout of live tokens, the shape of its cells, and the share of padding in what is computed.
+    """Returns a layout of live tokens, its cells' shape, and the share of padding in what is computed.
 
     A function of its arguments, so that a resumed run computes what the first one did.
 
@@ -113,7 +115,8 @@ def pack(
     Raises:
       ValueError: `room.micro_prompts` does not divide the prompts of a minibatch, or the mesh does not.
 
-    >>> layout, shape, padding = pack(np.array([[4, 1, 2, 1]]), np.array([4]), Room(length=8, prompt_length=4, hidden=64))
+    >>> room = Room(length=8, prompt_length=4, hidden=64)
+    >>> layout, shape, padding = pack(np.array([[4, 1, 2, 1]]), np.array([4]), room)
     >>> layout.size.rows, layout.size.length, layout.cells.start[0, 0, :4].tolist(), padding
     (2, 4, [0, 4, 6, 7], 0.0)
     """
@@ -131,13 +134,12 @@ def pack(
     # The number of places for micro-batches is that of a batch at its limits, so that it seldom changes.
     full = prompts * lengths.shape[1] * room.length // (shape.rows * shape.length * shape.lanes * room.parts)
     most = 1 << (max(full, *counts) - 1).bit_length()
-    starts = [place.start for parts in filled for cells in parts for cell in cells for place in cell.places]
     size = Size(
         parts=room.parts,
         rows=shape.rows,
         length=shape.length,
         prompt_length=shape.prompt_length,
-        plain=shape.prompts == 1 and not any(start % shape.length for start in starts),
+        plain=shape.plain,
     )
     layouts = [
         Layout(
@@ -199,7 +201,9 @@ def _smallest(
         new = tried(every)
         least = min(cost for cost, _, _ in new)
         if old is None or old[0] > KNOWN * least:
-            old = max((each for each in new if each[0] <= NEAR * least), key=lambda each: each[1].positions)
+            old = max(
+                (each for each in new if each[0] <= NEAR * least), key=lambda each: (each[1].positions, each[1].plain)
+            )
     _, shape, filled = old
     return shape, filled
 
@@ -223,7 +227,8 @@ def _shapes(group: int, length: int, prompt_length: int, mean: float, room: Room
         for share in (rows * length / mean, rows * length / mean + 1):
             prompts = next((n for n in PROMPTS if n >= share), PROMPTS[-1])
             prompts = max((n for n in PROMPTS if n <= min(prompts, bound)), default=1)
-            shapes |= {Shape(rows, length, prompts, prompt_length, -(-lanes // n)) for n in (1, 2, 4)}
+            wide = {Shape(rows, length, prompts, prompt_length, -(-lanes // n)) for n in (1, 2, 4)}
+            shapes |= wide | {shape._replace(plain=True) for shape in wide if prompts == 1}
     return sorted(shapes)
 
 
@@ -245,7 +250,8 @@ def _fill(lengths: np.ndarray, shape: Shape) -> list[Cell]:
                 break
             left = []
             for n, sample in waiting[prompt]:
-                row = min((row for row in range(shape.rows) if free[row] >= n), key=free.__getitem__, default=None)
+                fits = (row for row in range(shape.rows) if free[row] >= (shape.length if shape.plain else n))
+                row = min(fits, key=free.__getitem__, default=None)
                 if row is None or len(places) == COMPLETIONS_PER_ROW * shape.rows:
                     left.append((n, sample))
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import pickle
 import queue
@@ -155,7 +156,7 @@ class Pool:
 
     def _hand_out(self, job: Job) -> None:
         job.future = self._pool.schedule(attempt, args=job.call, timeout=self._deadline)
-        job.future.add_done_callback(lambda future: job.ended.put((job, future)))
+        job.future.add_done_callback(functools.partial(_announce, weakref.ref(job)))
 
     def _restart(self) -> None:
         """Starts new workers after one died between two calls, which breaks the pool: no call is to blame."""
@@ -192,6 +193,13 @@ class Pool:
                 "importable, and a script that starts workers needs `if __name__ == '__main__':`"
             ) from None
         return pool
+
+
+def _announce(reference: weakref.ref[Job], future: pebble.ProcessFuture) -> None:
+    """Returns nothing: tells that a call ended. Pebble keeps a future, and this with it, for longer than its call."""
+    job = reference()
+    if job is not None:
+        job.ended.put((job, future))
 
 
 def _lost(future: pebble.ProcessFuture | None) -> bool:
