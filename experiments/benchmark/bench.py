@@ -1,9 +1,12 @@
 """Seconds of one training step, part by part, as one JSON line.
 
-What it does: builds a model of the given shape from random weights, rolls out with end-of-sequence disabled, scores
-the reference if there is a KL term, updates, and repeats; reports the median of the measured steps, the first step
-(with compilation), and the peak memory of the process. What it leaves out: text, rewards and files, because they do
-not depend on the shape.
+What it does: builds a model of the given shape from random weights, rolls out, scores the reference if there is a KL
+term, updates, and repeats; reports the median of the measured steps, the first step (with compilation), and the peak
+memory of the process. Completions run to the limit, or with `--ragged` to the first token 1, which a random model draws
+with a probability of about one over its vocabulary. Steps that compiled a program for a shape that no step had before
+are named and left out of the medians. What it leaves out: text, rewards and files, which do not depend on the shape.
+
+`occupancy` is the share of live tokens in what the rollout computed, `padding` that of padding in the update.
 
 The rate of a 2048 x 2048 float32 matrix product, measured in the same process, is the yardstick: `rollout_share` and
 `update_share` are the parts' FLOPs over their time and that rate. FLOPs are counted analytically: a prompt once, the
@@ -29,12 +32,13 @@ from grpo_jax.learn import Learner, OptimizerSettings, UpdateSettings, make_opti
 from grpo_jax.learn.packing import Room
 from grpo_jax.mesh import make_mesh
 from grpo_jax.models import DecoderConfig
+from grpo_jax.rollout import Stages
+from grpo_jax.rollout.stages import PROGRAMS
 from grpo_jax.run.compiled import (
     compiled_batch,
     compiled_fresh_state,
     compiled_keys,
     compiled_publish,
-    compiled_sample,
     compiled_update,
 )
 from grpo_jax.types import Grades, PromptBatch
@@ -57,6 +61,7 @@ def options() -> argparse.Namespace:
         ("logprob-chunk", 16, "completion positions whose logits are alive at once"),
         ("unroll", 1, "layers per iteration of the training scan"),
         ("check-every", 16, "tokens between tests for the end"),
+        ("rows", 0, "completions drawn at once; 0 takes all"),
         ("steps", 5, "measured steps after the first"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{meaning} (default {value})")
@@ -109,83 +114,105 @@ def main() -> None:
         updates=UpdateSettings(micro_prompts=o.micro_prompts or None),
     )
     room = Room(
-        length=o.completion_length, prompt_length=o.prompt_length, hidden=o.hidden, micro_prompts=o.micro_prompts or None
+        length=o.completion_length,
+        prompt_length=o.prompt_length,
+        hidden=o.hidden,
+        micro_prompts=o.micro_prompts or None,
     )
     random = np.random.default_rng(0)
     prompt = PromptBatch(
-        tokens=jnp.asarray(random.integers(0, o.vocab, (o.prompts, o.prompt_length)), jnp.int32),
-        mask=jnp.ones((o.prompts, o.prompt_length), bool),
+        tokens=random.integers(0, o.vocab, (o.prompts, o.prompt_length)).astype(np.int32),
+        mask=np.ones((o.prompts, o.prompt_length), bool),
     )
     grades = Grades(
         reward=jnp.asarray(random.random((o.prompts, o.group)), jnp.float32),
         valid=jnp.ones((o.prompts, o.group), bool),
     )
 
-    shares, shapes = [], []
+    known = []
 
     def step(state, number: int):
-        clock = [time.perf_counter()]
+        clock, programs = [time.perf_counter()], compiled_programs()
         published = compiled_publish(config, state.params)
-        rollout = jax.block_until_ready(
-            compiled_sample(
-                config,
-                published,
-                prompt,
-                compiled_keys(0, number, jnp.arange(o.prompts), group=o.group),
-                max_tokens=o.completion_length,
-                eos_ids=(1,) if o.ragged else (),
-                check_every=o.check_every,
-            )
+        stages = Stages(
+            config,
+            published,
+            prompt,
+            compiled_keys(0, number, jnp.arange(o.prompts), group=o.group),
+            max_tokens=o.completion_length,
+            eos_ids=(1,) if o.ragged else (),
+            check_every=o.check_every,
+            rows=o.rows or None,
         )
+        rollout = stages.finish()
         clock.append(time.perf_counter())
-        lengths = np.asarray(rollout.mask).sum(-1)
-        layout, shape, padding = pack(lengths, np.full(o.prompts, o.prompt_length), room, known=shapes)
-        shapes.append(shape)
-        shares.append((lengths.sum(), lengths.max(), padding))
+        lengths = rollout.mask.sum(-1)
+        layout, shape, padding = pack(lengths, prompt.mask.sum(-1), room, known=known)
+        known.extend({shape} - set(known))
         batch = jax.block_until_ready(compiled_batch(learner, state, prompt, rollout, grades, layout))
         clock.append(time.perf_counter())
         state, metrics = compiled_update(learner, state, batch, None, layout)
         jax.block_until_ready((state, metrics))
         clock.append(time.perf_counter())
-        print(shape, layout.count, shares[-1], np.diff(clock).tolist(), file=sys.stderr)
-        return state, np.diff(clock).tolist()
+        return state, {
+            "rollout_seconds": clock[1] - clock[0],
+            "scoring_seconds": clock[2] - clock[1],
+            "update_seconds": clock[3] - clock[2],
+            "step_seconds": clock[3] - clock[0],
+            "tokens": int(lengths.sum()),
+            "longest": int(lengths.max()),
+            "occupancy": stages.occupancy,
+            "padding": padding,
+            "compiled": compiled_programs() - programs,
+        }
 
     with jax.set_mesh(make_mesh()):
         state = compiled_fresh_state(learner, 0)
         jax.block_until_ready(state)
         state, first = step(state, 0)
-        times = []
+        steps = []
         for number in range(1, o.steps + 1):
-            started = time.perf_counter()
-            state, parts = step(state, number)
-            times.append([*parts, time.perf_counter() - started])
+            state, row = step(state, number)
+            steps.append(row)
+            print(json.dumps(_rounded(row)), file=sys.stderr)
         rate = matmul_rate()
-    rollout, scoring, update, whole = (statistics.median(column) for column in zip(*times, strict=True))
+    steady = [row for row in steps if not row["compiled"]] or steps
+    median = {name: statistics.median(row[name] for row in steady) for name in first if name != "compiled"}
     shape = {"prompts": o.prompts, "group": o.group, "prompt_length": o.prompt_length, "length": o.completion_length}
-    forward = forward_flops(config, **shape)
-    tokens = o.prompts * o.group * o.completion_length
+    scored = median["scoring_seconds"] + median["update_seconds"]
     result = {
         "model": f"{o.hidden}x{o.layers} heads {o.heads}/{o.kv_heads} mlp {o.mlp} vocab {o.vocab} {o.dtype}",
         **shape,
+        "ragged": o.ragged,
         "kl": o.kl,
         "micro_prompts": o.micro_prompts,
-        "rollout_seconds": rollout,
-        "scoring_seconds": scoring,
-        "update_seconds": update,
-        "rest_seconds": whole - rollout - scoring - update,
-        "step_seconds": whole,
-        "first_step_seconds": sum(first),
-        "compile_seconds": sum(first) - rollout - scoring - update,
-        "generated_tokens_per_second": tokens / rollout,
-        "trained_tokens_per_second": tokens / (scoring + update),
+        "rows": o.rows,
+        **median,
+        "first_step_seconds": first["step_seconds"],
+        "compile_seconds": first["step_seconds"] - median["step_seconds"],
+        "programs": compiled_programs(),
+        "steps_measured": len(steady),
+        "generated_tokens_per_second": median["tokens"] / median["rollout_seconds"],
+        "trained_tokens_per_second": median["tokens"] / scored,
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "matmul_gflops": rate / 1e9,
-        "rollout_share": forward / rollout / rate,
-        "update_share": 3 * forward / update / rate,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-    print(json.dumps({name: round(v, 4) if isinstance(v, float) else v for name, v in result.items()}))
+    if not o.ragged:
+        forward = forward_flops(config, **shape)
+        result["rollout_share"] = forward / median["rollout_seconds"] / rate
+        result["update_share"] = 3 * forward / median["update_seconds"] / rate
+    print(json.dumps(_rounded(result)))
+
+
+def compiled_programs() -> int:
+    """Returns the number of programs that were compiled so far for what depends on the lengths."""
+    return sum(program.jitted()._cache_size() for program in (*PROGRAMS, compiled_batch, compiled_update))
+
+
+def _rounded(row: dict) -> dict:
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _seconds(action) -> float:

@@ -9,6 +9,7 @@ __all__, __getattr__, __dir__ = exports(
         "grpo_jax.rollout.keys": ("sample_keys",),
         "grpo_jax.rollout.sampler": ("Sampler",),
         "grpo_jax.rollout.settings": ("SamplingSettings",),
+        "grpo_jax.rollout.stages": ("Stages",),
         "grpo_jax.rollout.weights": ("publish",),
     },
 )

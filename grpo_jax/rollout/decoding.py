@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from grpo_jax.mesh.rules import constrain
+from grpo_jax.mesh.settings import Rules
 from grpo_jax.models.attention import Shared
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.context import before_last
@@ -160,64 +161,82 @@ def regroup(
       blocks: how many devices prompts, and the rows of a prompt, are spread over; D is their product.
       fresh_blocks: the same for `fresh`.
     """
-    rules = by_row(config).rules
+    after, cursor = by_row(config), state.cursor - (0 if offset is None else offset)
     count = state.done.size // (blocks[0] * blocks[1])
-    new = rows >= count
-    cut_off = 0 if offset is None else offset
-    cursor = state.cursor - cut_off
-
-    def spread(x: Array) -> Array:
-        """`[D, r, ...]` as `[D r, ...]`."""
-        return constrain(rules, x.reshape(-1, *x.shape[2:]), "prompt")
-
-    def old(x: Array, axis: int = 0, otherwise: Array | int = 0) -> Array:
-        """Of `[P, G, ...]`, with P on some axis and G behind it; for a row that begins, `otherwise`."""
-        x = _take(blocked(jnp.moveaxis(x, (axis, axis + 1), (0, 1)), blocks), rows)
-        x = jnp.where(new.reshape(*new.shape, *(1,) * (x.ndim - 2)), jnp.asarray(otherwise, x.dtype), x)
-        return spread(x)[:, None]
-
-    def history(x: Array, axis: int) -> Array:
-        """The tokens of an axis from `offset` on, with the new room. What is behind the cursor is never seen."""
-        return _with_room(x if offset is None else jnp.roll(x, -offset, axis), axis, capacity)
-
+    chosen = _Chosen(rules=after.rules, rows=rows, new=rows >= count, blocks=blocks, offset=offset, room=capacity)
+    spread, old, new = chosen.spread, chosen.old, chosen.new
     each = [(state, blocks)] if fresh is None else [(state, blocks), (fresh, fresh_blocks)]
-
-    def both(leaves: list[Array], number: Array = rows) -> Array:
-        """Of the rows, or with their prompts' numbers of the prompts, of the state and behind them of `fresh`."""
-        return spread(_take(jnp.concatenate(leaves, axis=1), number))
-
-    per_prompt = [one.keys.shape[1] // cut[1] for one, cut in each]
-    prompts = len(state.keys) // blocks[0]
-    of_row = jnp.where(new, prompts + (rows - count) // per_prompt[-1], rows // per_prompt[0])
+    of_row = _prompt_of(
+        rows, new, count, len(state.keys) // blocks[0], [one.keys.shape[1] // cut[1] for one, cut in each]
+    )
 
     def of_prompt(*leaves: Array) -> Array:
+        """Of `[P, ...]`, of the state and behind it of `fresh`; a block's prompts are on all devices of their rows."""
         held = [
             jnp.repeat(x.reshape(cut[0], -1, *x.shape[1:]), cut[1], axis=0)
             for x, (_, cut) in zip(leaves, each, strict=True)
         ]
-        return both(held, of_row)
+        return spread(_take(jnp.concatenate(held, axis=1), of_row))[:, 0]
 
     prompt = jax.tree.map(of_prompt, *(one.prompt for one, _ in each))
     segments = jax.tree.map(of_prompt, *([(layer.key, layer.value) for layer in one.segments] for one, _ in each))
     seen = before_last(prompt)
-    # Rows beside prompts, and back: `[P, K, G, C, U]`.
-    cache = [
-        tuple(jnp.moveaxis(old(jnp.moveaxis(x, 2, 1)), 1, 2) for x in (history(key, 4), history(value, 3)))
-        for key, value in state.cache
-    ]
+    keys = jnp.concatenate([blocked(one.keys, cut) for one, cut in each], axis=1)
     return Decoding(
         prompt=prompt,
         segments=tuple(Shared(key, value, seen) for key, value in segments),
-        cache=tuple(constrain_cache(by_row(config), *layer) for layer in cache),
-        keys=both([blocked(one.keys, cut) for one, cut in each])[:, None],
-        start=old(state.start - cut_off, otherwise=cursor),
-        done=old(state.done) | spread(~live)[:, None],
-        token=jnp.where(spread(new)[:, None], last_token(prompt)[:, None], old(state.token)),
+        cache=tuple(constrain_cache(after, chosen.cache(key, 4), chosen.cache(value, 3)) for key, value in state.cache),
+        keys=spread(_take(keys, rows)),
+        start=old(state.start - (state.cursor - cursor), cursor),
+        done=old(state.done) | spread(~live),
+        token=jnp.where(spread(new), last_token(prompt)[:, None], old(state.token)),
         length=old(state.length),
-        tokens=jnp.moveaxis(old(jnp.moveaxis(history(state.tokens, 0), 0, 2)), 2, 0),
-        logp=jnp.moveaxis(old(jnp.moveaxis(history(state.logp, 0), 0, 2)), 2, 0),
+        tokens=chosen.drawn(state.tokens),
+        logp=chosen.drawn(state.logp),
         cursor=cursor,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """The rows that `regroup` keeps, and how it takes them out of an array."""
+
+    rules: Rules
+    rows: Int[Array, "D r"]
+    new: Bool[Array, "D r"]
+    """Rows that begin, which have nothing in the arrays yet."""
+    blocks: tuple[int, int]
+    offset: Int[Array, ""] | None
+    room: int
+
+    def spread(self, x: Array) -> Array:
+        """Of `[D, r, ...]`: `[D r, 1, ...]`."""
+        return constrain(self.rules, x.reshape(-1, *x.shape[2:]), "prompt")[:, None]
+
+    def old(self, x: Array, otherwise: Array | int = 0) -> Array:
+        """Of `[P, G, ...]`; for a row that begins, `otherwise`."""
+        x = _take(blocked(x, self.blocks), self.rows)
+        new = self.new.reshape(*self.new.shape, *(1,) * (x.ndim - 2))
+        return self.spread(jnp.where(new, jnp.asarray(otherwise, x.dtype), x))
+
+    def drawn(self, x: Array) -> Array:
+        """Of `[U, P, G]`."""
+        return jnp.moveaxis(self.old(jnp.moveaxis(self._history(x, 0), 0, 2)), 2, 0)
+
+    def cache(self, x: Array, axis: int) -> Array:
+        """Of `[P, K, G, ...]`, whose tokens are on `axis`."""
+        return jnp.moveaxis(self.old(jnp.moveaxis(self._history(x, axis), 2, 1)), 1, 2)
+
+    def _history(self, x: Array, axis: int) -> Array:
+        """The tokens from `offset` on, with the new room. What is behind the cursor is never seen."""
+        return _with_room(x if self.offset is None else jnp.roll(x, -self.offset, axis), axis, self.room)
+
+
+def _prompt_of(
+    rows: Int[Array, "D r"], new: Bool[Array, "D r"], count: int, prompts: int, group: list[int]
+) -> Int[Array, "D r"]:
+    """Returns which prompt of its block each row has, those of the rows that begin behind the others."""
+    return jnp.where(new, prompts + (rows - count) // group[-1], rows // group[0])
 
 
 def lengthen(config: DecoderConfig, state: Decoding, *, capacity: int) -> Decoding:

@@ -43,6 +43,8 @@ _advance = jit(
 )
 _regroup = jit(regroup, static_argnums=0, static_argnames=("capacity", "blocks", "fresh_blocks"))
 _lengthen = jit(lengthen, static_argnums=0, static_argnames="capacity")
+PROGRAMS = (_begin, _advance, _regroup, _lengthen)
+"""What is compiled, once for every shape."""
 
 
 class Stages:

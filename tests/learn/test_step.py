@@ -11,9 +11,9 @@ import pytest
 
 from grpo_jax.core import PpoClip, deepseek_r1, exact, grpo, ppo_clip, sft
 from grpo_jax.core.naming import show
-from grpo_jax.learn import UpdateSettings, score, token_batch
-from grpo_jax.learn.state import init_state, renew_reference
+from grpo_jax.learn import score, token_batch
 from grpo_jax.learn.layout import padded
+from grpo_jax.learn.state import init_state, renew_reference
 from grpo_jax.learn.step import minibatch_order, update
 from grpo_jax.models import head, hidden_states, init, unpacked
 from grpo_jax.testing.tiny import tiny_config, tiny_prompts

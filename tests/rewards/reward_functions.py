@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pathlib
 import sys
 import time
 
@@ -74,3 +75,35 @@ def stepwise(prompts, completions, steps, **_):
 
 def one_too_few(prompts, completions, **_):
     return [1.0] * (len(completions) - 1)
+
+
+def touches(prompts, completions, file, **_):
+    for path in file:
+        pathlib.Path(path).touch()
+    return [1.0] * len(completions)
+
+
+def awaits_file(prompts, completions, file, **_):
+    while not all(pathlib.Path(path).exists() for path in file):
+        time.sleep(0.01)
+    return [float(len(completion)) for completion in completions]
+
+
+def hangs_once(prompts, completions, file, **_):
+    if not pathlib.Path(file[0]).exists():
+        pathlib.Path(file[0]).touch()
+        time.sleep(60)
+    return [4.0] * len(completions)
+
+
+def writes_down(prompts, completions, file, **_):
+    with open(file[0], "a") as notes:
+        notes.writelines(f"{completion}\n" for completion in completions)
+    return [1.0] * len(completions)
+
+
+class EndsItsReader:
+    """Kills the process that unpickles it: a worker, before it has taken the call."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
