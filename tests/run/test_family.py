@@ -52,8 +52,8 @@ def seen_batches(monkeypatch):
     seen = []
     make = loop_module.compiled_batch
 
-    def spy(learner, state, prompt, rollout, grades):
-        batch = make(learner, state, prompt, rollout, grades)
+    def spy(learner, state, prompt, rollout, grades, layout):
+        batch = make(learner, state, prompt, rollout, grades, layout)
         seen.append((grades, jax.tree.map(np.asarray, batch)))
         return batch
 
