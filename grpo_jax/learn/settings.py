@@ -16,7 +16,8 @@ class UpdateSettings:
     epochs: Count = 1
     """Passes over the prompts of a step."""
     micro_prompts: Count | None = None
-    """Prompts whose gradient is computed at once; null means a whole minibatch."""
+    """Prompts whose gradient is computed at once: memory for all their completions at the limit, of which micro-batches
+    of live tokens need no more. Null means a whole minibatch."""
     overlong_buffer: Count | None = None
     """Tokens before sampling.max_tokens over which the reward sinks linearly; null leaves rewards alone."""
     overlong_penalty: NonNegative = 1.0
