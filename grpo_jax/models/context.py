@@ -87,19 +87,22 @@ def row_contexts(config: DecoderConfig, rows: Rows) -> Contexts:
 
 
 def decoding_contexts(
-    config: DecoderConfig, prompt: PromptBatch, cursor: Int[Array, ""], start: Int[Array, "P G"], keys: int
+    config: DecoderConfig, prompt: PromptBatch, cursor: Int[Array, ""], start: Int[Array, "P G"] | None, keys: int
 ) -> Contexts:
     """Returns the contexts of the inputs at `cursor` of completions that began at `start`, with room for `keys`.
+
+    Where all began at 0 (None), angles and masks are the same for all completions of a prompt.
 
     Args:
       prompt: tokens and mask `[P, S]`.
     """
     last = prompt.mask.sum(-1)[:, None] - 1
-    position = (last + cursor - start)[..., None]
+    position = (last + cursor if start is None else last + cursor - start)[..., None]
     place = jnp.arange(prompt.tokens.shape[-1])
 
     def own(window: int | None) -> jax.Array:
-        return causal(cursor[None], keys, window=window) & (jnp.arange(keys) >= start[..., None, None])
+        seen = causal(cursor[None], keys, window=window)[None, None]
+        return seen if start is None else seen & (jnp.arange(keys) >= start[..., None, None])
 
     def of_prompt(window: int | None) -> jax.Array:
         return before_last(prompt) if window is None else before_last(prompt) & (place > position[..., None] - window)

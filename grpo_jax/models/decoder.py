@@ -231,7 +231,7 @@ def decode(
     cache: Cache,
     tokens: Int[Array, "P G"],
     cursor: Int[Array, ""],
-    start: Int[Array, "P G"],
+    start: Int[Array, "P G"] | None = None,
 ) -> tuple[Float[Array, "P G V"], Cache]:
     """Returns float32 logits of the next token of every completion, and the cache with this one written.
 
@@ -240,7 +240,7 @@ def decode(
     Args:
       published: weights in the rollout layout (see `publish`).
       tokens: the input at `cursor`: the last prompt token at its `start`, then the tokens drawn.
-      start: where each completion begins in its own segment.
+      start: where each completion begins in its own segment; None is 0.
     """
     cursor, length = jnp.asarray(cursor), cache[0][0].shape[-1]
     contexts = decoding_contexts(config, prompt, cursor, start, length)

@@ -41,8 +41,8 @@ class Decoding:
     cache: Cache
     """Those of the rows, with room for U tokens."""
     keys: Key[Array, "P G"]
-    start: Int[Array, "P G"]
-    """The cursor at which each row began."""
+    start: Int[Array, "P G"] | None
+    """The cursor at which each row began; None where all began at 0."""
     done: Bool[Array, "P G"]
     token: Int[Array, "P G"]
     """The next input of each row."""
@@ -69,7 +69,7 @@ def begin(
         segments=prefill(config, published, prompt),
         cache=empty_cache(config, P, G, capacity),
         keys=keys,
-        start=grid(jnp.zeros((P, G), jnp.int32)),
+        start=None,
         done=grid(jnp.zeros((P, G), bool)),
         token=grid(jnp.broadcast_to(last_token(prompt)[:, None], (P, G))),
         length=grid(jnp.zeros((P, G), jnp.int32)),
@@ -104,7 +104,8 @@ def advance(
     """
     ends = jnp.asarray(eos_ids, jnp.int32)
     capacity = state.tokens.shape[0]
-    uniform = jax.vmap(lambda u: _uniform(state.keys, jnp.maximum(u - state.start, 0)))(jnp.arange(capacity))
+    start = jnp.zeros_like(state.length) if state.start is None else state.start
+    uniform = jax.vmap(lambda u: _uniform(state.keys, jnp.maximum(u - start, 0)))(jnp.arange(capacity))
 
     def step(state: Decoding) -> Decoding:
         logits, cache = decode(
@@ -165,6 +166,10 @@ def regroup(
     count = state.done.size // (blocks[0] * blocks[1])
     chosen = _Chosen(rules=after.rules, rows=rows, new=rows >= count, blocks=blocks, offset=offset, room=capacity)
     spread, old, new = chosen.spread, chosen.old, chosen.new
+    start = None
+    if state.start is not None or fresh is not None:
+        start = jnp.zeros_like(state.length) if state.start is None else state.start
+        start = old(start - (state.cursor - cursor), cursor)
     each = [(state, blocks)] if fresh is None else [(state, blocks), (fresh, fresh_blocks)]
     of_row = _prompt_of(
         rows, new, count, len(state.keys) // blocks[0], [one.keys.shape[1] // cut[1] for one, cut in each]
@@ -187,7 +192,7 @@ def regroup(
         segments=tuple(Shared(key, value, seen) for key, value in segments),
         cache=tuple(constrain_cache(after, chosen.cache(key, 4), chosen.cache(value, 3)) for key, value in state.cache),
         keys=spread(_take(keys, rows)),
-        start=old(state.start - (state.cursor - cursor), cursor),
+        start=start,
         done=old(state.done) | spread(~live),
         token=jnp.where(spread(new), last_token(prompt)[:, None], old(state.token)),
         length=old(state.length),

@@ -142,6 +142,10 @@ class Stages:
             when = next((n for n in self._sizes if n < rows), 0), self._how["max_tokens"] - LEAST
         self._state = _advance(self._config, self._published, state, *when, blocks=self._cut, **self._how)
 
+    def _starts(self) -> np.ndarray:
+        """Returns the cursor at which each row began."""
+        return np.zeros_like(self._owner) if self._state.start is None else fetch(self._state.start)
+
     def _new_rows(self) -> int:
         """Returns how many rows of a device the next prompts take."""
         group = self._keys.shape[1]
@@ -152,7 +156,7 @@ class Stages:
         places = list(map(tuple, np.argwhere(done & (self._owner >= 0))))
         if not places:
             return []
-        tokens, logp, start = fetch((self._state.tokens, self._state.logp, self._state.start))
+        (tokens, logp), start = fetch((self._state.tokens, self._state.logp)), self._starts()
         ended, out = [], self.rollout
         for place in places:
             at = divmod(int(self._owner[place]), out.mask.shape[1])
@@ -183,9 +187,8 @@ class Stages:
     def _regroup(self, owner: np.ndarray, rows: int, cursor: int, fresh: Sequence[int] = ()) -> None:
         """Starts a stage of the live rows of each device, and of those of fresh prompts."""
         group, (_, first_cut) = self._keys.shape[1], self._first
-        start = blocked(fetch(self._state.start), self._cut)[owner >= 0]
         # Cursors and starts are multiples of the tokens between two tests.
-        offset = int(start.min(initial=cursor))
+        offset = int(blocked(self._starts(), self._cut)[owner >= 0].min(initial=cursor))
         new = np.asarray(fresh, int)[:, None] * group + np.arange(group)
         new = blocked(new, first_cut) if len(fresh) else np.zeros((self._devices, 0), int)
         index = np.zeros((self._devices, rows), np.int32)
