@@ -149,7 +149,9 @@ def pack(
         )
         for parts, count in zip(filled, counts, strict=True)
     ]
-    live = sum(int(each.sum()) for each in (*batches, *of_prompts))
+    # A prompt with no live token behind it is in no cell.
+    needed = (of_prompt[batch.any(1)] for batch, of_prompt in zip(batches, of_prompts, strict=True))
+    live = sum(int(each.sum()) for each in (*batches, *needed))
     padding = 1 - live / (sum(counts) * room.parts * shape.positions)
     layout = layouts[0] if order is None else jax.tree.map(lambda *x: np.stack(x), *layouts)
     return layout, shape, padding
@@ -175,7 +177,7 @@ def _smallest(
     group = batches[0].shape[1]
     longest = max(int(batch.max()) for batch in batches)
     prompt_length = bucket(max(int(each.max()) for each in prompt_lengths), room.prompt_length)
-    prompt_tokens = sum(int(each.sum()) for each in prompt_lengths)
+    prompt_tokens = sum(int(each[batch.any(1)].sum()) for batch, each in zip(batches, prompt_lengths, strict=True))
     mean = max(sum(int(batch.sum()) for batch in batches) / sum(map(len, batches)), 1.0)
 
     def tried(shapes: Iterable[Shape]) -> list[tuple[float, Shape, list[list[list[Cell]]]]]:
