@@ -10,7 +10,7 @@ from grpo_jax.models.rope_scaling import Scaling
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
-HOW = ("dtype", "remat", "unroll", "temperature", "logprob_chunk", "rules")
+HOW = ("dtype", "remat", "unroll", "temperature", "logprob_chunk", "attention_block", "rules")
 """The fields that say how a model is computed, sampled and laid out, and not what it is: no config.json has them."""
 
 
@@ -54,6 +54,8 @@ class DecoderConfig:
       unroll: layers per iteration of the training scan. More compile to larger programs, which on a CPU run faster.
       temperature: divides the logits of the policy that is sampled and scored.
       logprob_chunk: completion positions whose logits are alive at once.
+      attention_block: queries, and keys, whose scores are alive at once in training; where no query sees a key, a
+        block is left out. None takes all at once.
       rules: how logical axes are split over a mesh.
     """
 
@@ -89,6 +91,7 @@ class DecoderConfig:
     unroll: int = 1
     temperature: float = 1.0
     logprob_chunk: int = 16
+    attention_block: int | None = 128
     rules: Rules = dataclasses.field(default_factory=Rules)
 
     def __post_init__(self) -> None:

@@ -125,7 +125,9 @@ def _final_norm(config: DecoderConfig, params: Params, x: jax.Array) -> jax.Arra
 
 
 def _attend(config: DecoderConfig, query: jax.Array, shared: Shared | None, own: Own) -> jax.Array:
-    return attend(query, shared, own, scale=config.score_scale, cap=config.attention_cap)
+    # One query has no block to leave out.
+    block = config.attention_block if query.shape[2] > 1 else None
+    return attend(query, shared, own, scale=config.score_scale, cap=config.attention_cap, block=block)
 
 
 def last_token(prompt: PromptBatch) -> Int[Array, "P"]:
@@ -141,10 +143,11 @@ def _own(key: jax.Array, value: jax.Array, mask: jax.Array) -> Own:
 def _prompt_layer(
     config: DecoderConfig, block: Block, x: jax.Array, context: AttentionContext
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the prompts' stream `[P, N, S, D]` after a layer, and their keys and values `[P, K, N * S, C]`."""
+    """Returns the prompts' stream `[P, N, S, D]` after a layer, and keys `[P, K, C, N * S]` and values of all."""
     q, k, v = block.project(x, context.rope)
     x = block.finish(x, _attend(config, q, None, _own(k, v, context.own_mask)))
-    return x, *(jnp.moveaxis(part.reshape(len(part), -1, *part.shape[3:]), 2, 1) for part in (k, v))
+    k, v = (part.reshape(len(part), -1, *part.shape[3:]) for part in (k, v))
+    return x, jnp.einsum("pskc->pkcs", k), jnp.einsum("pskc->pksc", v)
 
 
 def hidden_states(config: DecoderConfig, params: Params, rows: Rows) -> Float[Array, "P G U D"]:

@@ -291,36 +291,50 @@ def test_parts_of_a_batch_stay_apart_and_change_nothing(double, shallow, parts):
     assert_same(got, expected)
 
 
-def test_no_layout_reads_what_stands_in_padding(double, shallow):
-    """NaN wherever nothing is scored, tokens of every sort behind completions and prompts: the same bits."""
+def read_by_all_terms():
+    """A learner whose objective reads everything that a batch says of tokens, its state, and what is drawn."""
     objective = dataclasses.replace(EVERY["ppo"], kl_coef=0.1, reward_kl_coef=0.0, entropy_coef=0.01)
     objective = dataclasses.replace(objective, correction=EVERY["truncated"].correction)
-    one = learner(objective, model=SHALLOW, optimizer=SGD)
-    params, rng = random_params(SHALLOW), np.random.default_rng(4)
+    one, params = learner(objective, model=SHALLOW, optimizer=SGD), random_params(SHALLOW)
     prompt, rollout, grades = drawn(SHALLOW, params)
-    state, mask = state_of(one, params), rollout.mask & grades.valid[..., None]
-    layout = placed(live_lengths(rollout, grades), prompt)
+    return one, state_of(one, params), prompt, rollout.tokens, live_lengths(rollout, grades)
+
+
+def batch_of(lengths, prompt, tokens, *, nothing=0.0, padding=0):
+    """A batch with random numbers on the tokens that are scored, and `nothing` on the others."""
+    rng, mask = np.random.default_rng(4), np.arange(T) < lengths[..., None]
     names = ("advantage", "old_logp", "sampler_logp", "ref_logp", "value", "returns")
     real = {name: rng.normal(size=mask.shape) - (3 if name.endswith("logp") else 0) for name in names}
+    return TokenBatch(
+        prompt=prompt,
+        tokens=np.where(mask, tokens, padding).astype(np.int32),
+        mask=mask,
+        **{name: np.where(mask, x, nothing) for name, x in real.items()},
+    )
 
-    def batch(nothing, token, of_prompt):
-        return TokenBatch(
-            prompt=of_prompt,
-            tokens=np.where(mask, rollout.tokens, token).astype(np.int32),
-            mask=mask,
-            **{name: np.where(mask, x, nothing) for name, x in real.items()},
-        )
 
-    got, metrics = GRADIENT(one, state, batch(0.0, 0, prompt), None, layout)
-    expected, metrics_1 = GRADIENT(one, state, batch(0.0, 0, prompt))
-    for tree, tree_1 in ((got, expected), (metrics, metrics_1)):
-        jax.tree.map(functools.partial(np.testing.assert_allclose, **CLOSE), tree, tree_1)
-    assert metrics["sampler_gap"].total > 0
-    assert metrics["value_loss"].weight == mask.sum()
-    for token in (rng.integers(0, V, mask.shape), V + 5, -V - 5):
-        dirty = batch(np.nan, token, prompts(padding=7))
-        again = GRADIENT(one, state, dirty, None, layout)
-        jax.tree.map(np.testing.assert_array_equal, again, (got, metrics))
+def test_no_layout_reads_what_stands_in_padding(double, shallow):
+    """NaN wherever nothing is scored, tokens of every sort behind completions and prompts: the same bits."""
+    one, state, prompt, tokens, lengths = read_by_all_terms()
+    layout = placed(lengths, prompt)
+    clean = GRADIENT(one, state, batch_of(lengths, prompt, tokens), None, layout)
+    expected = GRADIENT(one, state, batch_of(lengths, prompt, tokens))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **CLOSE), clean, expected)
+    assert expected[1]["sampler_gap"].total > 0
+    assert expected[1]["value_loss"].weight == lengths.sum()
+    for padding in (np.random.default_rng(5).integers(0, V, tokens.shape), V + 5, -V - 5):
+        dirty = batch_of(lengths, prompts(padding=7), tokens, nothing=np.nan, padding=padding)
+        jax.tree.map(np.testing.assert_array_equal, GRADIENT(one, state, dirty, None, layout), clean)
+
+
+def test_only_tokens_that_a_layout_computes_are_learnt_from(double, shallow):
+    """Whatever the batch scores: of what was never computed, nothing is known."""
+    one, state, prompt, tokens, lengths = read_by_all_terms()
+    fewer = np.maximum(lengths - np.array([1, 0, 2]), 0)
+    assert (fewer.sum(-1) < lengths.sum(-1)).all()
+    got = GRADIENT(one, state, batch_of(lengths, prompt, tokens), None, placed(fewer, prompt))
+    expected = GRADIENT(one, state, batch_of(fewer, prompt, tokens))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **CLOSE), got, expected)
 
 
 SHAPES = (
