@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from grpo_jax.mesh.rules import constrain
-from grpo_jax.mesh.settings import Rules
 from grpo_jax.models.attention import Shared
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.context import before_last
@@ -142,11 +141,9 @@ def regroup(
     rows: Int[Array, "D r"],
     live: Bool[Array, "D r"],
     offset: Int[Array, ""] | None = None,
-    fresh: Decoding | None = None,
     *,
     capacity: int,
     blocks: tuple[int, int] = (1, 1),
-    fresh_blocks: tuple[int, int] = (1, 1),
 ) -> Decoding:
     """Returns chosen rows alone, each with a prompt of its own `[D r, 1]`, with room for `capacity` tokens.
 
@@ -154,94 +151,96 @@ def regroup(
     `by_row(config)`, whose rules spread rows as those before spread prompts and their rows.
 
     Args:
-      rows: the rows of each block that stay, by their place in it (prompt * rows of a prompt + row). Behind the last
-        one of the state follow those of `fresh`, which begin at the cursor.
+      rows: the rows of each block that stay, by their place in it (prompt * rows of a prompt + row).
       live: False for a place that stays empty.
       offset: tokens to cut off: no row that stays has begun before. None cuts none.
-      fresh: rows that have not drawn a token.
       blocks: how many devices prompts, and the rows of a prompt, are spread over; D is their product.
-      fresh_blocks: the same for `fresh`.
     """
-    after, cursor = by_row(config), state.cursor - (0 if offset is None else offset)
-    count = state.done.size // (blocks[0] * blocks[1])
-    chosen = _Chosen(rules=after.rules, rows=rows, new=rows >= count, blocks=blocks, offset=offset, room=capacity)
-    spread, old, new = chosen.spread, chosen.old, chosen.new
-    start = None
-    if state.start is not None or fresh is not None:
-        start = jnp.zeros_like(state.length) if state.start is None else state.start
-        start = old(start - (state.cursor - cursor), cursor)
-    each = [(state, blocks)] if fresh is None else [(state, blocks), (fresh, fresh_blocks)]
-    of_row = _prompt_of(
-        rows, new, count, len(state.keys) // blocks[0], [one.keys.shape[1] // cut[1] for one, cut in each]
-    )
+    after = by_row(config)
 
-    def of_prompt(*leaves: Array) -> Array:
-        """Of `[P, ...]`, of the state and behind it of `fresh`; a block's prompts are on all devices of their rows."""
-        held = [
-            jnp.repeat(x.reshape(cut[0], -1, *x.shape[1:]), cut[1], axis=0)
-            for x, (_, cut) in zip(leaves, each, strict=True)
-        ]
-        return spread(_take(jnp.concatenate(held, axis=1), of_row))[:, 0]
+    def spread(x: Array) -> Array:
+        """Of `[D, r, ...]`: `[D r, 1, ...]`."""
+        return constrain(after.rules, x.reshape(-1, *x.shape[2:]), "prompt")[:, None]
 
-    prompt = jax.tree.map(of_prompt, *(one.prompt for one, _ in each))
-    segments = jax.tree.map(of_prompt, *([(layer.key, layer.value) for layer in one.segments] for one, _ in each))
+    def chosen(x: Array) -> Array:
+        """Of `[P, G, ...]`."""
+        return spread(_take(blocked(x, blocks), rows))
+
+    def of_prompt(x: Array) -> Array:
+        """Of `[P, ...]`."""
+        return spread(_take(_of_blocks(x, blocks), rows // (state.keys.shape[1] // blocks[1])))[:, 0]
+
+    def kept(x: Array, axis: int) -> Array:
+        """The tokens from `offset` on, with the new room. What is behind the cursor is never seen."""
+        return _with_room(x if offset is None else jnp.roll(x, -offset, axis), axis, capacity)
+
+    def cache(x: Array, axis: int) -> Array:
+        """Of `[P, K, G, ...]`, whose tokens are on `axis`."""
+        return jnp.moveaxis(chosen(jnp.moveaxis(kept(x, axis), 2, 1)), 1, 2)
+
+    def drawn(x: Array) -> Array:
+        """Of `[U, P, G]`."""
+        return jnp.moveaxis(chosen(jnp.moveaxis(kept(x, 0), 0, 2)), 2, 0)
+
+    prompt, shift = jax.tree.map(of_prompt, state.prompt), 0 if offset is None else offset
     seen = before_last(prompt)
-    keys = jnp.concatenate([blocked(one.keys, cut) for one, cut in each], axis=1)
     return Decoding(
         prompt=prompt,
-        segments=tuple(Shared(key, value, seen) for key, value in segments),
-        cache=tuple(constrain_cache(after, chosen.cache(key, 4), chosen.cache(value, 3)) for key, value in state.cache),
-        keys=spread(_take(keys, rows)),
-        start=start,
-        done=old(state.done) | spread(~live),
-        token=jnp.where(spread(new), last_token(prompt)[:, None], old(state.token)),
-        length=old(state.length),
-        tokens=chosen.drawn(state.tokens),
-        logp=chosen.drawn(state.logp),
-        cursor=cursor,
+        segments=tuple(Shared(of_prompt(layer.key), of_prompt(layer.value), seen) for layer in state.segments),
+        cache=tuple(constrain_cache(after, cache(key, 4), cache(value, 3)) for key, value in state.cache),
+        keys=chosen(state.keys),
+        start=None if state.start is None else chosen(state.start) - shift,
+        done=chosen(state.done) | spread(~live),
+        token=chosen(state.token),
+        length=chosen(state.length),
+        tokens=drawn(state.tokens),
+        logp=drawn(state.logp),
+        cursor=state.cursor - shift,
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    """The rows that `regroup` keeps, and how it takes them out of an array."""
+def refill(
+    config: DecoderConfig,
+    state: Decoding,
+    fresh: Decoding,
+    places: Int[Array, "D n"],
+    *,
+    fresh_blocks: tuple[int, int] = (1, 1),
+) -> Decoding:
+    """Returns the state of a `regroup` with the rows of `fresh` in the places of others, which have ended.
 
-    rules: Rules
-    rows: Int[Array, "D r"]
-    new: Bool[Array, "D r"]
-    """Rows that begin, which have nothing in the arrays yet."""
-    blocks: tuple[int, int]
-    offset: Int[Array, ""] | None
-    room: int
+    They begin at the cursor, so that caches stay as they are: what lies before is not seen.
 
-    def spread(self, x: Array) -> Array:
-        """Of `[D, r, ...]`: `[D r, 1, ...]`."""
-        return constrain(self.rules, x.reshape(-1, *x.shape[2:]), "prompt")[:, None]
+    Args:
+      config: that of rows with a prompt of their own (`by_row`).
+      places: of each block, one for each of its rows of `fresh`.
+    """
+    count, devices = places.shape[1], len(places)
+    of_prompt = jnp.broadcast_to(jnp.arange(count) // (fresh.keys.shape[1] // fresh_blocks[1]), places.shape)
 
-    def old(self, x: Array, otherwise: Array | int = 0) -> Array:
-        """Of `[P, G, ...]`; for a row that begins, `otherwise`."""
-        x = _take(blocked(x, self.blocks), self.rows)
-        new = self.new.reshape(*self.new.shape, *(1,) * (x.ndim - 2))
-        return self.spread(jnp.where(new, jnp.asarray(otherwise, x.dtype), x))
+    def put(x: Array, new: Array) -> Array:
+        """Puts `[D, n, ...]` into `[D r, ...]`."""
+        held = x.reshape(devices, -1, *x.shape[1:])
+        held = jax.vmap(lambda x, at, new: x.at[at].set(new))(held, places, new.reshape(*places.shape, *x.shape[1:]))
+        return constrain(config.rules, held.reshape(x.shape), "prompt")
 
-    def drawn(self, x: Array) -> Array:
-        """Of `[U, P, G]`."""
-        return jnp.moveaxis(self.old(jnp.moveaxis(self._history(x, 0), 0, 2)), 2, 0)
+    def put_prompt(x: Array, new: Array) -> Array:
+        return put(x, _take(_of_blocks(new, fresh_blocks), of_prompt))
 
-    def cache(self, x: Array, axis: int) -> Array:
-        """Of `[P, K, G, ...]`, whose tokens are on `axis`."""
-        return jnp.moveaxis(self.old(jnp.moveaxis(self._history(x, axis), 2, 1)), 1, 2)
-
-    def _history(self, x: Array, axis: int) -> Array:
-        """The tokens from `offset` on, with the new room. What is behind the cursor is never seen."""
-        return _with_room(x if self.offset is None else jnp.roll(x, -self.offset, axis), axis, self.room)
-
-
-def _prompt_of(
-    rows: Int[Array, "D r"], new: Bool[Array, "D r"], count: int, prompts: int, group: list[int]
-) -> Int[Array, "D r"]:
-    """Returns which prompt of its block each row has, those of the rows that begin behind the others."""
-    return jnp.where(new, prompts + (rows - count) // group[-1], rows // group[0])
+    prompt = jax.tree.map(put_prompt, state.prompt, fresh.prompt)
+    kept = [(layer.key, layer.value) for layer in state.segments]
+    segments = jax.tree.map(put_prompt, kept, [(layer.key, layer.value) for layer in fresh.segments])
+    seen, begun = before_last(prompt), jnp.broadcast_to(state.cursor, places.shape)
+    return dataclasses.replace(
+        state,
+        prompt=prompt,
+        segments=tuple(Shared(key, value, seen) for key, value in segments),
+        keys=put(state.keys, blocked(fresh.keys, fresh_blocks)),
+        start=put(jnp.zeros_like(state.length) if state.start is None else state.start, begun),
+        done=put(state.done, jnp.zeros_like(places, bool)),
+        token=put(state.token, blocked(fresh.token, fresh_blocks)),
+        length=put(state.length, jnp.zeros_like(places)),
+    )
 
 
 def lengthen(config: DecoderConfig, state: Decoding, *, capacity: int) -> Decoding:
@@ -311,6 +310,11 @@ def blocked(x: Array, blocks: tuple[int, int]) -> Array:
     P, G = x.shape[:2]
     x = x.reshape(d, P // d, g, G // g, *x.shape[2:]).swapaxes(1, 2)
     return x.reshape(d * g, P // d * (G // g), *x.shape[4:])
+
+
+def _of_blocks(x: Array, blocks: tuple[int, int]) -> Array:
+    """Returns `[P, ...]` as `[D, prompts of a block, ...]`: a block's prompts are on all devices of their rows."""
+    return jnp.repeat(x.reshape(blocks[0], -1, *x.shape[1:]), blocks[1], axis=0)
 
 
 def _take(x: Array, index: Int[Array, "D r"]) -> Array:

@@ -21,7 +21,7 @@ from grpo_jax.mesh.compile import jit
 from grpo_jax.mesh.mesh import devices_along, fetch
 from grpo_jax.models.config import DecoderConfig
 from grpo_jax.models.decoder import Params
-from grpo_jax.rollout.decoding import Decoding, advance, begin, blocked, by_row, lengthen, regroup
+from grpo_jax.rollout.decoding import Decoding, advance, begin, blocked, by_row, lengthen, refill, regroup
 from grpo_jax.rollout.sampler import Sampler
 from grpo_jax.types import PromptBatch, Rollout
 
@@ -34,6 +34,9 @@ SHORTEST = 128
 LEAST = 64
 """Tokens that must be left to draw at least for a smaller batch to pay."""
 
+WAVES = 16
+"""Prompts that wait begin when so small a share of the rows is free."""
+
 _begin = jit(begin, static_argnums=0, static_argnames="capacity")
 _advance = jit(
     advance,
@@ -41,9 +44,10 @@ _advance = jit(
     static_argnames=("max_tokens", "eos_ids", "sampler", "check_every", "blocks"),
     donate_argnums=2,
 )
-_regroup = jit(regroup, static_argnums=0, static_argnames=("capacity", "blocks", "fresh_blocks"))
+_regroup = jit(regroup, static_argnums=0, static_argnames=("capacity", "blocks"))
+_refill = jit(refill, static_argnums=0, static_argnames="fresh_blocks", donate_argnums=1)
 _lengthen = jit(lengthen, static_argnums=0, static_argnames="capacity")
-PROGRAMS = (_begin, _advance, _regroup, _lengthen)
+PROGRAMS = (_begin, _advance, _regroup, _refill, _lengthen)
 """What is compiled, once for every shape."""
 
 
@@ -87,9 +91,9 @@ class Stages:
         # Prompts are begun with this configuration on these blocks of devices; rows may have others later.
         self._first = config, _blocks(config)
         self._config, self._cut = self._first
-        self._devices = math.prod(self._cut)
+        self._devices, self._by_row = math.prod(self._cut), False
         at_once = P if rows is None else min(P, rows // G)
-        self._wave = max(at_once // 8 // self._cut[0], 1) * self._cut[0]
+        self._wave = max(at_once // WAVES // self._cut[0], 1) * self._cut[0]
         self._waiting = list(range(at_once, P))
         self._sizes = _halves(at_once * G // self._devices, max(FEWEST // self._devices, 1))
         self._rooms = _rooms(max_tokens, check_every)
@@ -171,51 +175,56 @@ class Stages:
 
     def _next(self, cursor: int) -> None:
         """Starts the next stage: with other rows, or with more room for the same."""
-        owner = blocked(self._owner, self._cut)
-        live = int((owner >= 0).sum(1).max())
-        rows = owner.shape[1]
+        live = int((self._by_device() >= 0).sum(1).max())
+        rows = self._owner.size // self._devices
         if self._waiting and live + self._new_rows() <= rows:
-            self._regroup(owner, rows, cursor, fresh=self._waiting[: self._wave])
+            if not self._by_row:
+                cursor = self._regroup(rows, cursor)
+            while self._waiting and live + self._new_rows() <= rows:
+                live += self._new_rows()
+                self._refill()
         elif not self._waiting and live <= next((n for n in self._sizes if n < rows), -1):
-            self._regroup(owner, min(n for n in self._sizes if n >= live), cursor)
+            cursor = self._regroup(min(n for n in self._sizes if n >= live), cursor)
         elif self._state.tokens.shape[0] < self._rooms[-1]:
             room = next(n for n in self._rooms if n > self._state.tokens.shape[0])
-            self._run(_lengthen(self._config, self._state, capacity=room), cursor)
+            self._state = _lengthen(self._config, self._state, capacity=room)
         else:
-            self._regroup(owner, rows, cursor)
+            cursor = self._regroup(rows, cursor)
+        self._run(self._state, cursor)
 
-    def _regroup(self, owner: np.ndarray, rows: int, cursor: int, fresh: Sequence[int] = ()) -> None:
-        """Starts a stage of the live rows of each device, and of those of fresh prompts."""
-        group, (_, first_cut) = self._keys.shape[1], self._first
+    def _by_device(self) -> np.ndarray:
+        """Returns the owners of each device's rows."""
+        return blocked(self._owner, self._cut)
+
+    def _regroup(self, rows: int, cursor: int) -> int:
+        """Gathers the live rows of each device among so many; returns the cursor, which may have moved back."""
+        owner = self._by_device()
         # Cursors and starts are multiples of the tokens between two tests.
         offset = int(blocked(self._starts(), self._cut)[owner >= 0].min(initial=cursor))
-        new = np.asarray(fresh, int)[:, None] * group + np.arange(group)
-        new = blocked(new, first_cut) if len(fresh) else np.zeros((self._devices, 0), int)
-        index = np.zeros((self._devices, rows), np.int32)
-        taken = np.full((self._devices, rows), -1)
-        for device in range(self._devices):
-            stay = np.flatnonzero(owner[device] >= 0)
-            each = np.concatenate([stay, owner.shape[1] + np.arange(new.shape[1])])
-            index[device, : len(each)] = each
-            taken[device, : len(each)] = np.concatenate([owner[device, stay], new[device]])
+        index, taken = np.zeros((self._devices, rows), np.int32), np.full((self._devices, rows), -1)
+        for device, held in enumerate(owner):
+            stay = np.flatnonzero(held >= 0)
+            index[device, : len(stay)], taken[device, : len(stay)] = stay, held[stay]
         shrunk = self._sizes.index(rows) if rows in self._sizes else 0
         cursor -= offset
         room = next((n for n in self._rooms[shrunk:] if 4 * cursor <= 3 * n), self._rooms[-1])
-        state = _regroup(
-            self._config,
-            self._state,
-            index,
-            taken >= 0,
-            np.int32(offset) if offset else None,
-            self._begin(fresh, self._how["check_every"]) if len(fresh) else None,
-            capacity=room,
-            blocks=self._cut,
-            fresh_blocks=first_cut,
-        )
-        self._waiting = self._waiting[len(fresh) :]
-        self._owner = taken.reshape(-1, 1)
-        self._config, self._cut = by_row(self._config), (self._devices, 1)
-        self._run(state, cursor)
+        shift = np.int32(offset) if offset else None
+        self._state = _regroup(self._config, self._state, index, taken >= 0, shift, capacity=room, blocks=self._cut)
+        self._owner, self._by_row = taken.reshape(-1, 1), True
+        self._config, self._cut = by_row(self._first[0]), (self._devices, 1)
+        return cursor
+
+    def _refill(self) -> None:
+        """Puts the next prompts in the places of rows that have ended."""
+        group, (_, cut) = self._keys.shape[1], self._first
+        fresh, self._waiting = self._waiting[: self._wave], self._waiting[self._wave :]
+        new = blocked(np.asarray(fresh)[:, None] * group + np.arange(group), cut)
+        owner = self._by_device()
+        places = np.stack([np.flatnonzero(held < 0)[: new.shape[1]] for held in owner]).astype(np.int32)
+        np.put_along_axis(owner, places, new, axis=1)
+        begun = self._begin(fresh, self._how["check_every"])
+        self._state = _refill(self._config, self._state, begun, places, fresh_blocks=cut)
+        self._owner = owner.reshape(-1, 1)
 
 
 def _blocks(config: DecoderConfig) -> tuple[int, int]:
