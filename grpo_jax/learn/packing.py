@@ -2,13 +2,14 @@
 
 Rows have the length of the longest completion, prompts that of the longest prompt, both rounded up to one of a few
 buckets. Completions go into the rows of a cell prompt by prompt, the longest first, each where it leaves the least
-room; what does not fit waits for the next cell. Every cell of a batch has the same size, so that one program computes
-them all; how many there are is known at run time only.
+room, and prompts into cells that they fill up; what does not fit waits for the next cell. Every cell of a batch has
+the same size, so that one program computes them all; how many there are is known at run time only.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -27,10 +28,13 @@ PROMPTS = (1, 2, 3, 4, 6, 8, 12, 16)
 COMPLETIONS_PER_ROW = 16
 """Completions that a row has room for."""
 
-KEYS = 3
+AHEAD = 8
+"""Prompts among which one is sought that fills up a cell: they are read once per cell."""
+
+KEYS = 4
 """Attention over 3 D keys takes about as long as all products of a token with weights (measured on a CPU)."""
 
-NEAR = 1.03
+NEAR = 1.05
 """Of the shapes that cost about as little as the best one does, the largest is taken."""
 
 KNOWN = 1.15
@@ -235,39 +239,56 @@ def _shapes(group: int, length: int, prompt_length: int, mean: float, room: Room
 
 
 def _fill(lengths: np.ndarray, shape: Shape) -> list[Cell]:
-    """Returns the cells of a part's completions `[P, G]`."""
+    """Returns the cells of a part's completions `[P, G]`.
+
+    A cell takes what fits of the first prompt that waits, then those of the next few that fit whole, the largest first,
+    and for the rest of its room parts of them.
+    """
     group = lengths.shape[1]
-    waiting = [
-        sorted(((int(n), sample) for sample, n in enumerate(row) if n), key=lambda each: (-each[0], each[1]))
-        for row in lengths
-    ]
+    waiting = {
+        prompt: sorted(((int(n), sample) for sample, n in enumerate(row) if n), key=lambda each: (-each[0], each[1]))
+        for prompt, row in enumerate(lengths)
+        if row.any()
+    }
     cells: list[Cell] = []
-    first = 0
-    while first < len(waiting):
-        free, places, prompts = [shape.length] * shape.rows, [], []
-        for prompt in range(first, len(waiting)):
-            if not waiting[prompt]:
-                continue
-            if len(prompts) == shape.prompts or not any(free):
+    while waiting:
+        free, cell = [shape.length] * shape.rows, Cell([], [])
+        first, *others = itertools.islice(waiting, 1 + AHEAD)
+        others.sort(key=lambda prompt: -sum(n for n, _ in waiting[prompt]))
+        for prompt, whole in [(first, False), *((each, True) for each in others), *((each, False) for each in others)]:
+            if len(cell.prompts) == shape.prompts:
                 break
-            left = []
-            for n, sample in waiting[prompt]:
-                fits = (row for row in range(shape.rows) if free[row] >= (shape.length if shape.plain else n))
-                row = min(fits, key=free.__getitem__, default=None)
-                if row is None or len(places) == COMPLETIONS_PER_ROW * shape.rows:
-                    left.append((n, sample))
-                    continue
-                start = (row + 1) * shape.length - free[row]
-                places.append(Place(prompt * group + sample, start, n, len(prompts)))
-                free[row] -= n
-            if len(left) < len(waiting[prompt]):
-                prompts.append(prompt)
-            waiting[prompt] = left
-        if places:
-            cells.append(Cell(places, prompts))
-        while first < len(waiting) and not waiting[first]:
-            first += 1
+            if prompt in cell.prompts:
+                continue
+            at_most = COMPLETIONS_PER_ROW * shape.rows - len(cell.places)
+            after, fits, left = _into_rows(waiting[prompt], free, shape, at_most)
+            if not fits or (whole and left):
+                continue
+            free, slot = after, len(cell.prompts)
+            cell.prompts.append(prompt)
+            cell.places.extend(Place(prompt * group + sample, start, n, slot) for start, n, sample in fits)
+            if left:
+                waiting[prompt] = left
+            else:
+                del waiting[prompt]
+        cells.append(cell)
     return _with_empty(cells, np.flatnonzero(lengths.reshape(-1) == 0), shape)
+
+
+def _into_rows(
+    completions: list[tuple[int, int]], free: list[int], shape: Shape, at_most: int
+) -> tuple[list[int], list[tuple[int, int, int]], list[tuple[int, int]]]:
+    """Returns the free tokens of rows after all that fits is in them, the starts of that, and what does not fit."""
+    free, fits, left = free.copy(), [], []
+    for n, sample in completions:
+        wide = (row for row in range(shape.rows) if free[row] >= (shape.length if shape.plain else n))
+        row = min(wide, key=free.__getitem__, default=None)
+        if row is None or len(fits) == at_most:
+            left.append((n, sample))
+            continue
+        fits.append(((row + 1) * shape.length - free[row], n, sample))
+        free[row] -= n
+    return free, fits, left
 
 
 def _with_empty(cells: list[Cell], empty: np.ndarray, shape: Shape) -> list[Cell]:
