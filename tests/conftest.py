@@ -39,3 +39,14 @@ def programs_are_freed():
 
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Runs a test in double precision throughout."""
+    import jax
+    import jax.numpy as jnp
+
+    monkeypatch.setattr(jnp, "float32", jnp.float64)
+    with jax.enable_x64(True):
+        yield

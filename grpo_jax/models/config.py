@@ -54,8 +54,8 @@ class DecoderConfig:
       unroll: layers per iteration of the training scan. More compile to larger programs, which on a CPU run faster.
       temperature: divides the logits of the policy that is sampled and scored.
       logprob_chunk: completion positions whose logits are alive at once.
-      attention_block: queries, and keys, whose scores are alive at once in training; where no query sees a key, a
-        block is left out. None takes all at once.
+      attention_block: queries, and keys, whose scores are alive at once in training; a block in which no query sees a
+        key is left out. On a GPU a loop over blocks waits for the host at each: larger ones there.
       rules: how logical axes are split over a mesh.
     """
 
@@ -91,7 +91,7 @@ class DecoderConfig:
     unroll: int = 1
     temperature: float = 1.0
     logprob_chunk: int = 16
-    attention_block: int | None = 128
+    attention_block: int = 128
     rules: Rules = dataclasses.field(default_factory=Rules)
 
     def __post_init__(self) -> None:
@@ -109,6 +109,8 @@ class DecoderConfig:
             raise ValueError("window: None; local layers need the number of tokens that they see")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window: {self.window}; a query sees at least its own token")
+        if self.attention_block < 1:
+            raise ValueError(f"attention_block: {self.attention_block}; expected at least 1")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature: {self.temperature}; expected a finite number above 0")
         if not 0 <= self.experts_per_token <= self.experts or bool(self.experts) != bool(self.experts_per_token):

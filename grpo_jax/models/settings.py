@@ -48,6 +48,8 @@ class ModelSettings:
     """Layers per iteration of the training scan: more compile longer and, on a CPU, run faster."""
     logprob_chunk: Count = 16
     """Completion positions whose logits are alive at once."""
+    attention_block: Count = 128
+    """Queries, and keys, whose attention scores are alive at once in training; larger ones suit a GPU."""
 
 
 @settings

@@ -68,14 +68,6 @@ def programs_are_not_stored():
 
 
 @pytest.fixture
-def double(monkeypatch):
-    """Runs a test in double precision throughout."""
-    monkeypatch.setattr(jnp, "float32", jnp.float64)
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
 def shallow(monkeypatch):
     """Puts a model without layers in the decoder's place: quick to compile, and it reads all that packing says."""
 

@@ -269,3 +269,12 @@ def test_a_batch_without_a_live_token_has_cells_all_the_same():
     every = list(standing(layout, 4, 3))
     assert sorted(number for number, *_ in every) == list(range(12))
     assert {length for *_, length, _ in every} == {0}
+
+
+def test_a_cell_takes_the_prompt_that_fills_it_up_and_no_part_of_one_before_that():
+    """Of three that wait behind the first, the second fits whole and is the largest that does."""
+    shape = Shape(rows=1, length=8, prompts=2, prompt_length=4, lanes=1)
+    cells = packing._fill(np.array([[5, 0], [1, 0], [3, 0], [2, 2]]), shape)
+    assert [cell.prompts for cell in cells] == [[0, 2], [1, 3]]
+    apart = packing._fill(np.array([[7, 0], [4, 4], [2, 3]]), shape)
+    assert [cell.prompts for cell in apart] == [[0], [1], [2]]

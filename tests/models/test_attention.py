@@ -83,14 +83,6 @@ def value_and_gradients(function, arrays):
     return both(*arrays)
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Runs a test in double precision throughout."""
-    monkeypatch.setattr(jnp, "float32", jnp.float64)
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.parametrize("cap", [None, 1.5], ids=["", "capped"])
 @pytest.mark.parametrize("masks", MASKS.values(), ids=MASKS)
 def test_attention_and_its_gradients_are_those_of_the_formula_in_any_blocks(double, masks, cap):

@@ -27,6 +27,7 @@ def test_a_new_model_has_what_its_settings_say():
         remat="dots",
         unroll=3,
         logprob_chunk=5,
+        attention_block=7,
     )
     got = decoder_config(given, vocab=17, temperature=0.7, rules=Rules(mlp=None))
     shared = {field.name for field in dataclasses.fields(given)} - {"path"}
@@ -54,6 +55,7 @@ def test_every_setting_of_a_model_is_a_field_of_the_decoder():
         ({"remat": "some"}, "'none', 'dots' or 'layer'"),
         ({"dtype": "float16"}, "'float32' or 'bfloat16'"),
         ({"logprob_chunk": 0}, "greater than or equal to 1"),
+        ({"attention_block": 0}, "greater than or equal to 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(changes, message):
