@@ -32,7 +32,7 @@ AHEAD = 8
 """Prompts among which one is sought that fills up a cell: they are read once per cell."""
 
 KEYS = 4
-"""Attention over 3 D keys takes about as long as all products of a token with weights (measured on a CPU)."""
+"""Attention over so many times D keys takes as long as all products of a token with weights (measured on a CPU)."""
 
 NEAR = 1.05
 """Of the shapes that cost about as little as the best one does, the largest is taken."""
@@ -256,7 +256,7 @@ def _fill(lengths: np.ndarray, shape: Shape) -> list[Cell]:
         first, *others = itertools.islice(waiting, 1 + AHEAD)
         others.sort(key=lambda prompt: -sum(n for n, _ in waiting[prompt]))
         for prompt, whole in [(first, False), *((each, True) for each in others), *((each, False) for each in others)]:
-            if len(cell.prompts) == shape.prompts:
+            if len(cell.prompts) == shape.prompts or not any(free):
                 break
             if prompt in cell.prompts:
                 continue
